@@ -1,0 +1,40 @@
+"""Settings from the environment: one place, read when used.
+
+`LIBSTREAM_CACHE_DIR`: compiled kernels (default: the user's cache folder).
+`LIBSTREAM_THREADS`: workers of the default executor (default: the processors this process may use).
+`LIBSTREAM_DEBUG`: "1" runs every kernel once with bounds checks at bind.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Folder for compiled kernels; created when something is stored in it."""
+    if given := os.environ.get("LIBSTREAM_CACHE_DIR"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "libstream"
+
+
+def n_workers() -> int:
+    """Number of workers of the default executor."""
+    if given := os.environ.get("LIBSTREAM_THREADS"):
+        return max(1, int(given))
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+def debug() -> bool:
+    """True when kernels are to be run once with bounds checks at bind."""
+    return os.environ.get("LIBSTREAM_DEBUG", "") not in ("", "0")

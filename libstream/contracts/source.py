@@ -1,0 +1,118 @@
+"""Where frames come from.
+
+A plug-in for a file format writes two small classes: a `FileFormat` that recognises and opens, and a `FrameReader` that
+reads frames. Everything else (tiles, casts, corrections, regions of interest, reshaping) happens outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+
+from libstream.model.shape import Region, Span
+from libstream.model.source import SourceMeta
+
+_Arr = np.ndarray[Any, Any]
+
+
+@runtime_checkable
+class FrameReader(Protocol):
+    """Reads frames of one channel. Opened per worker, used by one thread at a time."""
+
+    def read_into(self, out: _Arr, frames: Span, region: Region) -> _Arr | None:
+        """Read frames [frames.start, frames.stop) (frame numbers, not scan positions), cut to `region`, into `out`.
+
+        out: C-contiguous, (len(frames), *region.shape), native byte order, dtype of the source.
+        Returns None where all frames are good, else bool (len(frames),): False for corrupt or lost frames.
+        Raises SourceChangedError where the file was changed or shortened since it was opened.
+        """
+
+    def view(self) -> _Arr | None:
+        """All frames as one array (n_frames, *sig) without copying, or None where that is impossible.
+
+        Native byte order, read-only, C order inside a frame, frames may have gaps. Only for memory and for regular local
+        files: the engine calls `check` before it touches each partition of it.
+        """
+
+    def check(self) -> None:
+        """Raise SourceChangedError unless the data are still as they were at opening. Cheap: called per partition."""
+
+    def close(self) -> None:
+        """Release files. Called once; never while a view is in use."""
+
+
+class Opener(Protocol):
+    """Picklable recipe that opens a reader in whatever process needs one. A frozen dataclass."""
+
+    def open_reader(self, channel: str) -> FrameReader:
+        """Open a reader of `channel`. Raises SourceChangedError where the file is not what it was."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One task: scan positions to process. number: its place in the fixed merge tree.
+
+    runs: int64 (k, 2), half-open runs [start, stop) of flat scan positions, rising.
+    status: uint8 of positions that the source already knows to be lost in this partition: (positions, codes) or None.
+    """
+
+    number: int
+    runs: _Arr
+    lost: tuple[_Arr, _Arr] | None = None
+
+    @property
+    def n_positions(self) -> int:
+        """Number of positions to process."""
+        return int((self.runs[:, 1] - self.runs[:, 0]).sum())
+
+    def positions(self) -> _Arr:
+        """Flat scan positions, int64 (n,)."""
+        if not len(self.runs):
+            return np.zeros(0, np.int64)
+        return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in self.runs])
+
+
+class FrameSource:
+    """A data set: `meta`, an `opener` for workers, and partitions. Sources are lazy: nothing is read before it is asked for.
+
+    Sub-classes may override `partitions` to hand out work as it appears (a live acquisition); stored sources use the cut
+    that the plan proposes.
+    """
+
+    def __init__(self, meta: SourceMeta, opener: Opener, channel: str | None = None) -> None:
+        self.meta = meta
+        self.opener = opener
+        self.channel_name = channel if channel is not None else meta.channels[0]
+
+    def partitions(self, planned: Iterable[Partition]) -> Iterator[Partition]:
+        """Partitions in the order in which they are to be processed; `planned` is the plan's proposal."""
+        yield from planned
+
+    def channel_meta(self, name: str) -> SourceMeta:
+        """Description of channel `name`; same scan, maybe another frame shape and dtype."""
+        return self.meta
+
+
+class FileFormat(Protocol):
+    """One kind of file.
+
+    name: as in `ls.open(..., format=name)`. suffixes: usual endings, lower case, with the dot.
+    options: frozen dataclass of what the format can be told (made into forms and CLI options); its fields are
+    keyword arguments of `ls.open`.
+    """
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    options: ClassVar[type]
+
+    def probe(self, head: bytes, path: str) -> float:
+        """How sure this format is (0 = not mine, 1 = certain) from the first 64 KiB and the path. Never raises, never slow."""
+
+    def open(self, uri: str, options: Any) -> FrameSource:
+        """Open without reading frames. meta.shape.nav is what the file says: (), (n,) or a scan; the caller reshapes.
+
+        Raises FormatError / CorruptFileError with what, where, expected, got, next step.
+        """

@@ -1,0 +1,42 @@
+"""The plug-in author's door: contracts, model, kernels, errors. libstream's own plug-ins use nothing else."""
+
+from __future__ import annotations
+
+from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
+from libstream.contracts.sink import Sink
+from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Opener, Partition
+from libstream.contracts.udf import UDF, PerPosition, param
+from libstream.errors import (
+    CancelledError,
+    CorruptFileError,
+    FormatError,
+    LibstreamError,
+    NotInstalledError,
+    ParameterError,
+    SaveError,
+    ShapeError,
+    SourceChangedError,
+    UDFError,
+    UsageError,
+    WorkerLostError,
+)
+from libstream.kernels.jit import Kernel, frame_of, kernel
+from libstream.model.array import Array, digest_of
+from libstream.model.corrections import Corrections
+from libstream.model.output import Output, default_fill, nav, ragged, sig, single
+from libstream.model.partial import Coverage, Partial, RaggedPart
+from libstream.model.quantity import Quantity, convert
+from libstream.model.ragged import Ragged
+from libstream.model.result import Outputs, Result
+from libstream.model.shape import DataShape, Region, Span
+from libstream.model.source import Axis, RunMeta, SourceId, SourceMeta, default_axes
+from libstream.model.tile import At, Tile
+
+__all__ = [
+    "UDF", "Array", "At", "Axis", "CancelFlag", "CancelledError", "CorruptFileError", "Corrections", "Coverage", "DataShape",
+    "Executor", "FileFormat", "FormatError", "FrameReader", "FrameSource", "Kernel", "LibstreamError", "NotInstalledError",
+    "Opener", "Output", "Outputs", "ParameterError", "Partial", "Partition", "PerPosition", "Quantity", "Ragged", "RaggedPart", "Region", "Result",
+    "RunMeta", "SaveError", "ShapeError", "Sink", "SourceChangedError", "SourceId", "SourceMeta", "Span", "Tile", "Traits",
+    "UDFError", "UsageError", "Work", "WorkerLostError", "convert", "default_axes", "default_fill", "digest_of", "frame_of",
+    "kernel", "nav", "param", "ragged", "sig", "single",
+]  # fmt: skip

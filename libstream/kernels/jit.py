@@ -1,0 +1,123 @@
+"""`@kernel`: marks a function that numba compiles, at bind, without importing numba at import."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Kernel:
+    """A function in numba's subset of Python, compiled without the GIL when it is first needed.
+
+    Calling it from Python runs the plain function (the twin); calling it from another kernel runs compiled code.
+    Numba checks neither bounds nor overflow: `libstream run --debug` and `UDFLaws` run kernels once with checks.
+    """
+
+    def __init__(self, func: Callable[..., Any], *, fastmath: bool | set[str] = False) -> None:
+        functools.update_wrapper(self, func)
+        self.func = func
+        self.fastmath = fastmath
+
+    def __call__(self, *args: Any) -> Any:
+        return self.func(*args)
+
+    @functools.cached_property
+    def jit(self) -> Any:
+        """The numba dispatcher (nogil, not cached by numba: the generated loops are)."""
+        import numba
+
+        return numba.njit(nogil=True, fastmath=self.fastmath, error_model="numpy")(self.func)
+
+    @functools.cached_property
+    def checked(self) -> Any:
+        """Dispatcher with bounds checks, for debug mode."""
+        import numba
+
+        return numba.njit(boundscheck=True, error_model="numpy")(self.func)
+
+    @property
+    def _numba_type_(self) -> Any:  # how numba types a global of this class: as the dispatcher
+        import numba
+
+        return numba.typeof(self.jit)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_remake, (self.func, self.fastmath))
+
+    def __repr__(self) -> str:
+        return f"<kernel {getattr(self.func, '__qualname__', self.func)}>"
+
+
+def _remake(func: Callable[..., Any], fastmath: Any) -> Kernel:
+    # a function pickled by reference arrives as the Kernel that its module holds
+    return func if isinstance(func, Kernel) else Kernel(func, fastmath=fastmath)
+
+
+@overload
+def kernel(func: F) -> F: ...
+@overload
+def kernel(*, fastmath: bool | set[str] = ...) -> Callable[[F], F]: ...
+def kernel(func: Any = None, *, fastmath: Any = False) -> Any:
+    """Mark a function for compilation: `@ls.kernel`, or `@ls.kernel(fastmath={"reassoc", "nsz"})` to let float sums vectorise.
+
+    As a hook of a UDF it has no `self`: the arguments after `frame` (or `tile`) are bound by name to outputs, parameters
+    and cached constants. Globals and closures are frozen when it is compiled; attributes of objects are not followed.
+    """
+    if func is None:
+        return lambda f: Kernel(f, fastmath=fastmath)
+    return Kernel(func, fastmath=fastmath)
+
+
+class _FrameOf(Kernel):
+    """`frame_of(tile, i)`: frame i of a tile as a C-contiguous array, whatever lies between frames."""
+
+    def __init__(self) -> None:
+        super().__init__(_frame_of)
+
+    @functools.cached_property
+    def jit(self) -> Any:
+        from libstream.kernels.rt import frame_of as compiled
+
+        return compiled
+
+    @functools.cached_property
+    def checked(self) -> Any:
+        return self.jit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_the_frame_of, ())
+
+
+def _frame_of(tile: np.ndarray[Any, Any], i: int) -> np.ndarray[Any, Any]:
+    return tile[i]
+
+
+def _the_frame_of() -> Kernel:
+    return frame_of
+
+
+frame_of = _FrameOf()
+
+
+def callees(func: types.FunctionType) -> list[tuple[str, Any]]:
+    """Names and values of globals and closure cells that `func` (and code nested in it) refers to, in a fixed order."""
+    out: dict[str, Any] = {}
+    stack = [func.__code__]
+    while stack:
+        code = stack.pop()
+        for name in code.co_names:
+            if name in func.__globals__:
+                out[name] = func.__globals__[name]
+        stack.extend(c for c in code.co_consts if isinstance(c, types.CodeType))
+    for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
+        try:
+            out[name] = cell.cell_contents
+        except ValueError:  # an empty cell: a name that is bound later
+            continue
+    return sorted(out.items())

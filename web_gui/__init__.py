@@ -1,0 +1,2 @@
+if __name__ != "libstream.web_gui":  # not "web_gui": one class, one module
+    raise ImportError("import libstream.web_gui, not web_gui")
