@@ -26,7 +26,7 @@ _FROM = {
 _HOME = {name: module for module, names in _FROM.items() for name in names}
 _MODULES = ("udfs", "errors", "ext", "testing")
 
-__all__ = [*sorted(_HOME), *_MODULES]  # noqa: PLE0604  names are served by __getattr__
+__all__ = [*sorted(_HOME), *_MODULES]
 
 
 def __getattr__(name: str) -> _Any:

@@ -100,9 +100,7 @@ class Executor(Protocol):
     def traits(self) -> Traits:
         """See `Traits`."""
 
-    def imap(
-        self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag
-    ) -> Iterator[Partial]:
+    def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial]:
         """Partials in the order of completion. `partitions` is consumed lazily, may block and may be endless.
 
         The first exception of `work.process` ends the iteration and is raised. When `cancel` is set, no further partition

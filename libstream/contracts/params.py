@@ -72,7 +72,9 @@ def _explain(cls: type[UDF], exc: Any) -> str:
         if error["type"] == "missing":
             lines.append(f"{loc} is required")
         else:
-            lines.append(f"{loc}: {error['msg'].removeprefix('Value error, ')[:1].lower()}{error['msg'].removeprefix('Value error, ')[1:]}, got {shown}{_limits(cls, loc)}")
+            lines.append(
+                f"{loc}: {error['msg'].removeprefix('Value error, ')[:1].lower()}{error['msg'].removeprefix('Value error, ')[1:]}, got {shown}{_limits(cls, loc)}"
+            )
     return f"{cls.__name__}: " + "; ".join(lines)
 
 

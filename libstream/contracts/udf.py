@@ -20,7 +20,23 @@ from libstream.model.partial import Coverage
 from libstream.model.source import RunMeta
 
 HOOKS = ("process_frame", "process_tile", "process_partition")
-RESERVED = frozenset({"meta", "dtype", "accepts", "xp", "device", "outputs", "merge", "finish", "version", "folds_corrections", *HOOKS})
+RESERVED = frozenset(
+    {
+        "meta",
+        "dtype",
+        "accepts",
+        "xp",
+        "device",
+        "outputs",
+        "merge",
+        "finish",
+        "hook",
+        "version",
+        "folds_corrections",
+        "whole_frames",
+        *HOOKS,
+    }
+)
 
 
 class _PerPosition:
@@ -74,6 +90,8 @@ class UDF:
     """Dtype of the frames that the hook gets: None = the detector's own, "float32" = cast."""
     folds_corrections: ClassVar[bool] = False
     """True: gets raw frames and applies `self.meta.corrections` to its constants itself (linear UDFs)."""
+    whole_frames: ClassVar[bool] = False
+    """True: `process_tile` must get whole frames, never a band of rows."""
     version: ClassVar[str] = "1"
     """Raise when the results of the same parameters change; kept in the provenance."""
     _hook: ClassVar[str] = ""
@@ -140,10 +158,14 @@ class UDF:
         """Name of the hook in use: that of the nearest class in the MRO."""
         return cls._hook
 
-    @classmethod
-    def hook_is_kernel(cls) -> bool:
-        """True where the hook is compiled (`@ls.kernel`)."""
-        return isinstance(getattr(cls, cls._hook), Kernel)
+    def hook(self) -> Any:
+        """What the engine calls: a `Kernel` (arguments bound by name) or a plain function `f(self, ...)`.
+
+        A UDF with several forms of one algorithm overrides this to choose one by its (bound) parameters; all forms have
+        the signature kind of the class's hook.
+        """
+        value = getattr(type(self), self._hook)
+        return value if isinstance(value, Kernel) else getattr(value, "__func__", value)
 
     def parameters(self) -> dict[str, Any]:
         """Parameters by name, as given."""
