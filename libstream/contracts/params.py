@@ -72,9 +72,8 @@ def _explain(cls: type[UDF], exc: Any) -> str:
         if error["type"] == "missing":
             lines.append(f"{loc} is required")
         else:
-            lines.append(
-                f"{loc}: {error['msg'].removeprefix('Value error, ')[:1].lower()}{error['msg'].removeprefix('Value error, ')[1:]}, got {shown}{_limits(cls, loc)}"
-            )
+            text = error["msg"].removeprefix("Value error, ")
+            lines.append(f"{loc}: {text[:1].lower()}{text[1:]}, got {shown}{_limits(cls, loc)}")
     return f"{cls.__name__}: " + "; ".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import inspect
 import sys
 import warnings
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ class UDF:
             raise TypeError(f"UDF {cls.__name__} defines {' and '.join(own)}: write exactly one of them")
         if own:
             cls._hook = own[0]
-        annotations = cls.__dict__.get("__annotations__", {})
+        annotations = inspect.get_annotations(cls)
         for name in annotations:
             if name in RESERVED and not str(annotations[name]).startswith(("ClassVar", "typing.ClassVar")):
                 raise TypeError(f"UDF {cls.__name__}: a parameter cannot be called {name!r}, that name is reserved")
@@ -119,6 +120,7 @@ class UDF:
         dataclass(frozen=True, kw_only=True, eq=False)(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> UDF:
+        """Refuse a class that computes nothing."""
         if not cls._hook:
             raise TypeError(f"UDF {cls.__name__} has no hook: write one of {', '.join(HOOKS)}")
         return super().__new__(cls)
@@ -142,14 +144,14 @@ class UDF:
     @property
     def meta(self) -> RunMeta:
         """The source as this run reads it; only in a bound UDF."""
-        bound = self.__dict__.get("_meta")
+        bound: RunMeta | None = self.__dict__.get("_meta")
         if bound is None:
             raise UsageError(f"UDF {type(self).__name__} is not bound to a source yet, so it has no meta")
         return bound
 
     def bound_to(self, meta: RunMeta) -> UDF:
         """A copy bound to `meta`; constants (cached properties) start afresh."""
-        copy = replace(self)
+        copy = replace(self)  # type: ignore[type-var]  # sub-classes are made dataclasses by __init_subclass__
         object.__setattr__(copy, "_meta", meta)
         return copy
 
@@ -177,7 +179,7 @@ class UDF:
         return digest_of([(f"{type(self).__module__}.{type(self).__qualname__}", np.zeros(0)), *rows])
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and _plain(self.parameters()) == _plain(other.parameters())  # type: ignore[attr-defined]
+        return type(self) is type(other) and _plain(self.parameters()) == _plain(other.parameters())
 
     def __hash__(self) -> int:
         return hash((type(self), repr(_plain(self.parameters()))))
@@ -222,7 +224,7 @@ def per_position_fields(cls: type[UDF]) -> tuple[str, ...]:
     """Names of the parameters annotated `PerPosition`."""
     names: list[str] = []
     for f in fields(cls):  # type: ignore[arg-type]
-        hint = hints(cls).get(f.name)
+        hint = hints(cls).get(f.name)  # type: ignore[arg-type]  # a class is hashable, whatever its instances do
         if _PerPosition in getattr(hint, "__metadata__", ()):
             names.append(f.name)
     return tuple(names)

@@ -16,7 +16,7 @@ def digest_of(parts: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> str:
     for name, array in parts:
         a = np.ascontiguousarray(array)
         h.update(f"{name}|{a.dtype.str}|{a.shape}|".encode())
-        h.update(a.tobytes() if a.dtype.hasobject else memoryview(a).cast("B") if a.size else b"")
+        h.update(a.tobytes() if a.dtype.hasobject else a.data.cast("B") if a.size else b"")
     return h.hexdigest()
 
 
@@ -25,6 +25,9 @@ class Array:
 
     Behaves like its ndarray where numpy is asked (`np.asarray(a)`, `a[...]`, `a.shape`, `a.dtype`); `.data` is the ndarray.
     """
+
+    data: np.ndarray[tuple[int, ...], np.dtype[Any]]
+    """The values: read-only, C order, native byte order."""
 
     def __init__(self, data: Any) -> None:
         array = np.array(data.data if isinstance(data, Array) else data)

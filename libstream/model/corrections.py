@@ -79,7 +79,7 @@ class Corrections:
                 reach += 1
         counts = np.array([len(g) for g in good_of], np.int64)
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        flat_bad = np.ravel_multi_index(tuple(bad.T), shape).astype(np.int64)
+        flat_bad = np.asarray(np.ravel_multi_index(tuple(bad.T), shape), np.int64)
         good_all = np.concatenate(good_of).astype(np.int64) if good_of else np.zeros(0, np.int64)
         return flat_bad, offsets, good_all
 

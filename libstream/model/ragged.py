@@ -20,12 +20,17 @@ class Ragged:
 
     __slots__ = ("nav", "offsets", "values")
 
+    values: np.ndarray[Any, np.dtype[Any]]
+    offsets: np.ndarray[Any, np.dtype[np.int64]]
+    nav: tuple[int, ...]
+
     def __init__(self, values: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any], nav: tuple[int, ...]) -> None:
         offsets = np.asarray(offsets, dtype=np.int64)
         n = math.prod(nav)
         if offsets.shape != (n + 1,) or offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
             raise ShapeError(
-                f"ragged data of scan {nav} needs {n + 1} rising offsets from 0 to {len(values)}, got {offsets.shape} {offsets[:1]}..{offsets[-1:]}"
+                f"ragged data of scan {nav} needs {n + 1} rising offsets from 0 to {len(values)}, "
+                f"got {offsets.shape} {offsets[:1]}..{offsets[-1:]}"
             )
         self.values, self.offsets, self.nav = _frozen(values), _frozen(offsets), tuple(nav)
 
