@@ -7,13 +7,13 @@ import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
 
-from libstream.ext import FrameReader, Region, SourceChangedError, Span, UsageError
+from libstream.ext import FrameReader, Region, Span, UsageError
 from libstream.io_backends.files._identity import StoredFile, changed, may_map, verify, verify_path
 
 _Arr = np.ndarray[Any, Any]

@@ -19,7 +19,8 @@ _N_BLOCKS = 64
 # a file that was written to within this time may still be growing or be replaced: it is read, never mapped
 _RECENT_NS = 5_000_000_000
 _NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs smb lustre gpfs beegfs ceph glusterfs afs 9p virtiofs ncpfs orangefs pvfs2 panfs wekafs davfs drvfs".split()
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p", "virtiofs", "ncpfs")
+    + ("orangefs", "pvfs2", "panfs", "wekafs", "davfs", "drvfs", "autofs")
 )
 
 
@@ -147,9 +148,7 @@ def whole_frames(
         raise CorruptFileError(f"{name}: is empty (0 bytes), expected at least {offset + last} bytes for one frame. Copy it again.")
     if size < offset + last:
         part = f"a header of {offset} bytes and " if offset else ""
-        raise CorruptFileError(
-            f"{name}: too short: expected {part}frames of {last} bytes, got {size} bytes. Truncated copy? Copy it again."
-        )
+        raise CorruptFileError(f"{name}: too short: expected {part}frames of {last} bytes, got {size} bytes. Copy it again.")
     n, rest = divmod(size - offset, stride)
     if rest >= last:
         n, rest = n + 1, 0
@@ -161,9 +160,8 @@ def whole_frames(
     if announced is not None:
         raise CorruptFileError(f"{name}: its header announces {announced} frames, the file holds {n} whole ones ({size} bytes). {hint}")
     if rest:
-        raise CorruptFileError(
-            f"{name}: {size} bytes are no whole number of frames: expected {offset} + n * {stride} bytes, got {n} frames and {rest} bytes. {hint}"
-        )
+        expected = f"expected {offset} + n * {stride} bytes, got {n} frames and {rest} bytes"
+        raise CorruptFileError(f"{name}: {size} bytes are no whole number of frames: {expected}. {hint}")
     return n
 
 
