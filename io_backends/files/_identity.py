@@ -19,8 +19,10 @@ _N_BLOCKS = 64
 # a file that was written to within this time may still be growing or be replaced: it is read, never mapped
 _RECENT_NS = 5_000_000_000
 _NETWORK = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p", "virtiofs", "ncpfs")
-    + ("orangefs", "pvfs2", "panfs", "wekafs", "davfs", "drvfs", "autofs")
+    [
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "smb", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p", "virtiofs"),
+        *("ncpfs", "orangefs", "pvfs2", "panfs", "wekafs", "davfs", "drvfs", "autofs"),
+    ]
 )
 
 

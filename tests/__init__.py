@@ -1,0 +1,1 @@
+"""Tests of libstream; helpers shared by them are imported as `tests.<name>`."""
