@@ -1,1 +1,1 @@
-"""Tests of libstream; helpers shared by them are imported as `tests.<name>`."""
+"""Tests of libstream: unit/ mirrors the modules, laws/ hold for all inputs, system/ uses files and processes."""
