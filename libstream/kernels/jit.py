@@ -35,6 +35,16 @@ class Kernel:
         return numba.njit(nogil=True, fastmath=self.fastmath, error_model="numpy")(self.func)
 
     @functools.cached_property
+    def cached(self) -> Any:
+        """A dispatcher for calls from Python whose machine code is kept in the user's cache, under a digest of all it reaches.
+
+        `k.cached(a, b)` compiles for the types of its arguments at the first call ever, and loads that code in later processes.
+        """
+        from libstream.kernels.loops import cached_function
+
+        return cached_function(self)
+
+    @functools.cached_property
     def checked(self) -> Any:
         """Dispatcher with bounds checks, for debug mode."""
         import numba
@@ -74,35 +84,43 @@ def kernel(func: Any = None, *, fastmath: Any = False) -> Any:
     return Kernel(func, fastmath=fastmath)
 
 
-class _FrameOf(Kernel):
-    """`frame_of(tile, i)`: frame i of a tile as a C-contiguous array, whatever lies between frames."""
+class _View(Kernel):
+    """A view of one frame of a tile: compiled code in `kernels.rt`, its twin here."""
 
-    def __init__(self) -> None:
-        super().__init__(_frame_of)
+    def __init__(self, twin: Callable[..., Any], name: str) -> None:
+        super().__init__(twin)
+        self.name = name
 
     @functools.cached_property
     def jit(self) -> Any:
-        from libstream.kernels.rt import frame_of as compiled
+        from libstream.kernels import rt
 
-        return compiled
+        return getattr(rt, self.name)
 
     @functools.cached_property
     def checked(self) -> Any:
         return self.jit
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_the_frame_of, ())
+        return (_view_named, (self.name,))
 
 
 def _frame_of(tile: np.ndarray[Any, Any], i: int) -> np.ndarray[Any, Any]:
+    """`frame_of(tile, i)`: frame i of a tile as a C-contiguous array, whatever lies between frames."""
     return tile[i]
 
 
-def _the_frame_of() -> Kernel:
-    return frame_of
+def _flat_of(tile: np.ndarray[Any, Any], i: int) -> np.ndarray[Any, Any]:
+    """`flat_of(tile, i)`: the pixels of frame i of a tile as one row, for frames of 1 and 2 axes alike."""
+    return tile[i].reshape(-1)
 
 
-frame_of = _FrameOf()
+def _view_named(name: str) -> Kernel:
+    return {"frame_of": frame_of, "flat_of": flat_of}[name]
+
+
+frame_of = _View(_frame_of, "frame_of")
+flat_of = _View(_flat_of, "flat_of")
 
 
 def callees(func: types.FunctionType) -> list[tuple[str, Any]]:
