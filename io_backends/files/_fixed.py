@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import mmap
 import os
 from collections import OrderedDict
@@ -117,49 +118,39 @@ class FixedReader(FrameReader):
     def __init__(self, layout: FixedLayout) -> None:
         self.layout = layout
         self._starts = [0, *accumulate(f.n_frames for f in layout.files)]
-        self._fds: OrderedDict[int, int] = OrderedDict()
+        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
         self._scratch: _Arr | None = None
         self._dustbin = bytearray(_SMALL_GAP)
-        self._map: mmap.mmap | None = None
         self._closed = False
-        for i in range(min(1, len(layout.files))):
-            self._fd(i)  # a deleted or changed file is noticed now
+        if layout.files:
+            self._file(0)  # a deleted or changed file is noticed now
 
     def check(self) -> None:
         """Raise SourceChangedError where a file in use is not what it was."""
-        for i in self._fds:
+        for i in self._open:
             verify_path(self.layout.files[i])
 
     def close(self) -> None:
         """Close all files."""
         self._closed = True
-        while self._fds:
-            os.close(self._fds.popitem()[1])
-        if self._map is not None:
-            try:
-                self._map.close()
-            except BufferError:  # a view still refers to it: released with that
-                pass
-            self._map = None
+        while self._open:
+            self._open.popitem()[1].close()
         self._scratch = None
 
     def view(self) -> _Arr | None:
         """All frames (n_frames, *sig) as a read-only array over the mapped file, or None."""
         lay = self.layout
-        plain = lay.decoder is None and lay.dtype.isnative and lay.dtype != bool and lay.stored[1:] == lay.sig[1:]
-        if not plain or len(lay.files) != 1 or lay.n_frames == 0 or not may_map(lay.files[0]):
+        if not self._direct or len(lay.files) != 1 or lay.n_frames == 0 or self._file(0).mapped is None:
             return None
         file = lay.files[0]
         verify_path(file)
-        if self._map is None:
-            self._map = mmap.mmap(self._fd(0), file.size, access=mmap.ACCESS_READ)
         item = lay.dtype.itemsize
         inner = [item]
         for n in reversed(lay.sig[1:]):
             inner.insert(0, inner[0] * n)
         shape = (file.n_frames, *lay.sig)
         first = file.offset + lay.pixels
-        return np.ndarray(shape, lay.dtype, buffer=self._map, offset=first, strides=(lay.stride, *inner))
+        return np.ndarray(shape, lay.dtype, buffer=self._file(0).mapped, offset=first, strides=(lay.stride, *inner))
 
     def read_into(self, out: _Arr, frames: Span, region: Region) -> _Arr | None:
         """Read frames, cut to `region`, into `out` (see `FrameReader`)."""
@@ -191,12 +182,21 @@ class FixedReader(FrameReader):
         by_rows = lay.decoder is None or lay.decoder.by_rows
         skip = rows.start * lay.row_bytes if by_rows else 0
         n_bytes = (rows.stop - rows.start) * lay.row_bytes if by_rows else lay.stored_bytes
-        whole = lay.stored[1:] == lay.sig[1:]
-        if lay.decoder is None and lay.dtype.isnative and whole and lay.dtype != bool:
+        gap = lay.stride - n_bytes
+        if self._direct:
             flat = out.reshape(n, -1).view(np.uint8)
-            if n_bytes >= _SMALL_FRAME or n_bytes == lay.stride:
+            # Whole frames: preadv is faster than touching a fresh mapping (18 against 14 GB/s); bands, far apart: mapping, 8 against 4.5
+            small = n_bytes < _SMALL_FRAME and gap > 0
+            raw = self._mapped(i, first, n, skip, n_bytes) if small or gap > _SMALL_GAP else None
+            if raw is not None:
+                np.copyto(flat, raw)
+            else:
                 self._read_packed(i, first, skip, flat)
-                return None
+            return None
+        if lay.decoder is None and self._aligned_in(i):
+            raw = self._mapped(i, first, n, skip, n_bytes)
+            if raw is not None:
+                return self._convert(raw, out, rows)
         valid: _Arr | None = None
         step = max(1, _CHUNK // max(n_bytes, 1))
         for a in range(0, n, step):
@@ -209,10 +209,32 @@ class FixedReader(FrameReader):
                 valid[a : a + step] = good
         return valid
 
+    @property
+    def _direct(self) -> bool:
+        """True where stored rows are what is handed out: native numbers, no column dropped, any bit pattern valid."""
+        lay = self.layout
+        return lay.decoder is None and lay.dtype.isnative and lay.dtype != bool and lay.stored[1:] == lay.sig[1:]
+
+    def _aligned_in(self, i: int) -> bool:
+        """True where numbers lie at multiples of their size: swapping others is twice as slow as reading them to a good place."""
+        lay = self.layout
+        item = lay.dtype.itemsize
+        return (lay.files[i].offset + lay.pixels) % item == 0 and lay.stride % item == 0
+
+    def _mapped(self, i: int, first: int, n: int, skip: int, n_bytes: int) -> _Arr | None:
+        """Bytes [skip, skip + n_bytes) of the pixels of n frames, uint8 (n, n_bytes) over the mapping, or None."""
+        mapped = self._file(i).mapped
+        if mapped is None:
+            return None
+        file, stride = self.layout.files[i], self.layout.stride
+        verify_path(file)  # touching a mapped file beyond its new end would kill the process
+        start = file.offset + first * stride + self.layout.pixels + skip
+        return np.ndarray((n, n_bytes), np.uint8, buffer=mapped, offset=start, strides=(stride, 1))
+
     def _convert(self, raw: _Arr, out: _Arr, rows: slice) -> _Arr | None:
         lay = self.layout
         if lay.decoder is None:
-            # bool: bytes other than 0 and 1 are no valid bool in memory, and mean True
+            # bytes other than 0 and 1 are no valid bool in memory; they mean True
             stored = raw.view(np.uint8 if lay.dtype == bool else lay.dtype)
             stored = stored.reshape(len(out), out.shape[1], *lay.stored[1:])
             cut = stored[(slice(None), slice(None), *(slice(0, s) for s in lay.sig[1:]))]
@@ -283,7 +305,7 @@ class FixedReader(FrameReader):
             done += n
 
     def _preadv(self, i: int, parts: Sequence[memoryview], start: int) -> int:
-        fd = self._fd(i)
+        fd = self._file(i).fd
         try:
             if hasattr(os, "preadv"):
                 return os.preadv(fd, parts, start)
@@ -291,37 +313,56 @@ class FixedReader(FrameReader):
             with open(fd, "rb", buffering=0, closefd=False) as f:
                 return f.readinto(parts[0]) or 0
         except OSError as exc:
-            file = self.layout.files[i]
-            raise changed(file, "could not be read", f"bytes at {start}", exc.strerror or str(exc)) from exc
+            raise changed(self.layout.files[i], "could not be read", f"bytes at {start}", exc.strerror or str(exc)) from exc
 
-    def _fd(self, i: int) -> int:
-        fd = self._fds.get(i)
-        if fd is not None:
-            self._fds.move_to_end(i)
-            return fd
+    def _file(self, i: int) -> _OpenFile:
+        found = self._open.get(i)
+        if found is not None:
+            self._open.move_to_end(i)
+            return found
         if self._closed:
             raise UsageError(f"{self.layout.files[i].path}: this reader is closed")
-        file = self.layout.files[i]
-        try:
-            fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        except OSError as exc:
-            raise changed(file, "cannot be opened any more", f"{file.size} bytes", exc.strerror or str(exc)) from exc
-        try:
-            verify(file, os.fstat(fd))
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fds[i] = fd
-        if len(self._fds) > _MAX_OPEN:
-            os.close(self._fds.popitem(last=False)[1])
-        return fd
+        self._open[i] = found = _OpenFile(self.layout.files[i])
+        if len(self._open) > _MAX_OPEN:
+            self._open.popitem(last=False)[1].close()
+        return found
 
     def _buffer(self, size: int) -> _Arr:
         if self._scratch is None or self._scratch.size < size:
             self._scratch = _aligned(max(size, _CHUNK))
         return self._scratch[:size]
+
+
+class _OpenFile:
+    """One open file and, once it is asked for, its mapping."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self.file = file
+        try:
+            self.fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        except OSError as exc:
+            raise changed(file, "cannot be opened any more", f"{file.size} bytes", exc.strerror or str(exc)) from exc
+        try:
+            verify(file, os.fstat(self.fd))
+        except BaseException:
+            os.close(self.fd)
+            raise
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # doubles the read-ahead on Linux
+
+    @functools.cached_property
+    def mapped(self) -> mmap.mmap | None:
+        """The mapped file, None where mapping is not safe."""
+        return mmap.mmap(self.fd, self.file.size, access=mmap.ACCESS_READ) if may_map(self.file) else None
+
+    def close(self) -> None:
+        os.close(self.fd)
+        mapped = self.__dict__.pop("mapped", None)
+        if mapped is not None:
+            try:
+                mapped.close()
+            except BufferError:  # a view still refers to it; unmapped when that goes
+                pass
 
 
 def _aligned(size: int) -> _Arr:
