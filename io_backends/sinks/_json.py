@@ -36,7 +36,7 @@ def dtype_from_json(value: Any) -> np.dtype[Any]:
     elif "base" in value:
         dtype = np.dtype((dtype_from_json(value["base"]), tuple(value["shape"])))
     else:
-        record = {**value, "formats": [dtype_from_json(f) for f in value["formats"]]}
+        record: Any = {**value, "formats": [dtype_from_json(f) for f in value["formats"]]}
         dtype = np.dtype(record)
     if dtype.hasobject:
         raise ValueError(f"dtype {dtype} holds Python objects")
