@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Kernel:
@@ -70,9 +68,9 @@ def _remake(func: Callable[..., Any], fastmath: Any) -> Kernel:
 
 
 @overload
-def kernel(func: F) -> F: ...
+def kernel(func: Callable[..., Any]) -> Kernel: ...
 @overload
-def kernel(*, fastmath: bool | set[str] = ...) -> Callable[[F], F]: ...
+def kernel(*, fastmath: bool | set[str] = ...) -> Callable[[Callable[..., Any]], Kernel]: ...
 def kernel(func: Any = None, *, fastmath: Any = False) -> Any:
     """Mark a function for compilation: `@ls.kernel`, or `@ls.kernel(fastmath={"reassoc", "nsz"})` to let float sums vectorise.
 
