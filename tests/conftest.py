@@ -35,16 +35,16 @@ def pytest_report_header() -> list[str]:
 
 
 def _threads() -> dict[object, str]:
-    # executors named by URL live until ls.shutdown(); their threads are named libstream-*. tqdm's monitor is a daemon of its own
+    # workers of the process-wide executors live until ls.shutdown(); tqdm's monitor is a daemon of its own
     return {
         t: f"thread {t.name!r}"
         for t in threading.enumerate()
-        if t is not threading.main_thread() and not t.name.startswith("libstream-") and type(t).__name__ != "TMonitor"
+        if t is not threading.main_thread() and not t.name.startswith("libstream-worker") and type(t).__name__ != "TMonitor"
     }
 
 
-def _children() -> dict[object, str]:
-    """Child processes by id, with their command lines; those of the persistent process pool (loky) are left out."""
+def _children(*, pool: bool = False) -> dict[object, str]:
+    """Child processes by id, with their command lines; those of the process-wide pool (loky) only where asked for."""
     found: dict[object, str] = {}
     for task in Path("/proc/self/task").glob("*/children"):
         try:
@@ -56,7 +56,7 @@ def _children() -> dict[object, str]:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             except OSError:
                 continue
-            if "loky" not in words and "resource_tracker" not in words:
+            if "resource_tracker" not in words and (pool or "loky" not in words):
                 found[int(pid)] = f"child process {pid}: {words or '(ended, not waited for)'}"
     return found
 
@@ -114,7 +114,7 @@ def nothing_left_at_the_end() -> Iterator[None]:
 
     ls.shutdown()
     deadline = time.monotonic() + 10.0
-    while left := [t.name for t in threading.enumerate() if t.name.startswith("libstream-")]:
+    while left := [t.name for t in threading.enumerate() if t.name.startswith("libstream-")] + list(_children(pool=True).values()):
         if time.monotonic() > deadline:
             pytest.fail(f"still there after ls.shutdown(): {', '.join(left)}", pytrace=False)
         time.sleep(0.02)

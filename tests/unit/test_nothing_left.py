@@ -43,7 +43,7 @@ def test_a_leak_fails_the_test(what: str, tmp_path: Path) -> None:
 
 def test_persistent_executors_may_stay_until_the_end() -> None:
     stop = threading.Event()
-    worker = threading.Thread(target=stop.wait, name="libstream-threads-0")
+    worker = threading.Thread(target=stop.wait, name="libstream-worker_0")
     worker.start()
     try:
         assert worker not in conftest._threads()
