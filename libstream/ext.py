@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libstream.config import n_workers as n_workers_default
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
 from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Opener, Partition
@@ -20,7 +21,7 @@ from libstream.errors import (
     UsageError,
     WorkerLostError,
 )
-from libstream.kernels.jit import Kernel, frame_of, kernel
+from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel
 from libstream.model.array import Array, digest_of
 from libstream.model.corrections import Corrections
 from libstream.model.output import Output, default_fill, nav, ragged, sig, single
@@ -81,6 +82,7 @@ __all__ = [
     "default_axes",
     "default_fill",
     "digest_of",
+    "flat_of",
     "frame_of",
     "kernel",
     "nav",

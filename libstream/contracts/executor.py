@@ -100,8 +100,10 @@ class Executor(Protocol):
     def traits(self) -> Traits:
         """See `Traits`."""
 
-    def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial]:
+    def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """Partials in the order of completion. `partitions` is consumed lazily, may block and may be endless.
+
+        Yields None now and then (some 20 times a second) while nothing completes, so that the loop can publish.
 
         The first exception of `work.process` ends the iteration and is raised. When `cancel` is set, no further partition
         starts, running ones end at their next tile, and CancelledError is raised. A dead worker's partitions are tried

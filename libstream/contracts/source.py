@@ -6,12 +6,14 @@ reads frames. Everything else (tiles, casts, corrections, regions of interest, r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from libstream.errors import UsageError
 from libstream.model.shape import Region, Span
 from libstream.model.source import SourceMeta
 
@@ -36,6 +38,12 @@ class FrameReader(Protocol):
         Native byte order, read-only, C order inside a frame, frames may have gaps. Only for memory and for regular local
         files: the engine calls `check` before it touches each partition of it.
         """
+
+    in_memory: bool
+    """True where a view stays readable whatever happens to files (arrays of this process)."""
+
+    def valid(self, frames: Span) -> _Arr | None:
+        """For views: bool (len(frames),), False for corrupt frames; None where all are good."""
 
     def check(self) -> None:
         """Raise SourceChangedError unless the data are still as they were at opening. Cheap: called per partition."""
@@ -78,14 +86,29 @@ class Partition:
 class FrameSource:
     """A data set: `meta`, an `opener` for workers, and partitions. Sources are lazy: nothing is read before it is asked for.
 
+    `source[3, 4]` is a frame, `source[2:5]` an array of frames, `source[...]` all of them (refused if that would not fit
+    into memory). `source.channel(name)` is the same scan seen by another channel.
     Sub-classes may override `partitions` to hand out work as it appears (a live acquisition); stored sources use the cut
     that the plan proposes.
     """
+
+    opened: Mapping[str, Any] = {}
+    """Keyword arguments of `ls.open` that made this source, for the provenance."""
 
     def __init__(self, meta: SourceMeta, opener: Opener, channel: str | None = None) -> None:
         self.meta = meta
         self.opener = opener
         self.channel_name = channel if channel is not None else meta.channels[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(*scan, *frame)."""
+        return (*self.meta.shape.nav, *self.meta.shape.sig)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the frames."""
+        return self.meta.dtype
 
     def partitions(self, planned: Iterable[Partition]) -> Iterator[Partition]:
         """Partitions in the order in which they are to be processed; `planned` is the plan's proposal."""
@@ -94,6 +117,23 @@ class FrameSource:
     def channel_meta(self, name: str) -> SourceMeta:
         """Description of channel `name`; same scan, maybe another frame shape and dtype."""
         return self.meta
+
+    def channel(self, name: str) -> FrameSource:
+        """The source with `name` as its default channel. Raises UsageError naming the channels there are."""
+        if name not in self.meta.channels:
+            raise UsageError(f"{self.meta.id.uri} has no channel {name!r}; it has {', '.join(self.meta.channels)}")
+        other = copy.copy(self)
+        other.meta, other.channel_name = self.channel_meta(name), name
+        return other
+
+    def __getitem__(self, index: Any) -> _Arr:
+        from libstream.contracts.indexing import frames_at
+
+        return frames_at(self, index)
+
+    def __repr__(self) -> str:
+        m = self.meta
+        return f"<{m.id.kind} {m.id.uri} {m.shape} {m.dtype}, {m.n_bytes / 1e9:.3g} GB>"
 
 
 class FileFormat(Protocol):

@@ -93,6 +93,8 @@ class UDF:
     """True: gets raw frames and applies `self.meta.corrections` to its constants itself (linear UDFs)."""
     whole_frames: ClassVar[bool] = False
     """True: `process_tile` must get whole frames, never a band of rows."""
+    dry_run: ClassVar[bool] = True
+    """False: the hook has effects outside of its outputs (writes files), so it is not tried out before the run."""
     version: ClassVar[str] = "1"
     """Raise when the results of the same parameters change; kept in the provenance."""
     _hook: ClassVar[str] = ""

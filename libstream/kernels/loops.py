@@ -41,13 +41,16 @@ def loop_source(hook: str, args: Sequence[Arg]) -> str:
     data: (n, *sig); runs: (k, 2) rows of `data` to visit; nav outputs, aux and index have one row for each visited frame.
     """
     ragged = [a for a in args if a.kind == "ragged"]
-    names = [a.name for a in args if a.kind not in ("index", "row0")]
+    # prefixed: a parameter of a UDF may be called "depth" or "runs"
+    names = [f"u_{a.name}" for a in args if a.kind not in ("index", "row0")]
     head = ", ".join(["data", "runs", "depth", "cancel", "index", "row0", "first", "used", "counts", *names])
 
     def cut(a: Arg, rows: str) -> str:
-        if a.kind in ("nav", "aux", "index"):
-            return f"{a.name}[{rows}]"
-        return f"{a.name}[used:]" if a.kind == "ragged" else a.name
+        if a.kind in ("index", "row0"):
+            return f"index[{rows}]" if a.kind == "index" else "row0"
+        if a.kind in ("nav", "aux"):
+            return f"u_{a.name}[{rows}]"
+        return f"u_{a.name}[used:]" if a.kind == "ragged" else f"u_{a.name}"
 
     lines = [
         f"def step({head}):",
@@ -69,7 +72,7 @@ def loop_source(hook: str, args: Sequence[Arg]) -> str:
             lines += [
                 "                if k >= first:",
                 f"                    n = user({call})",
-                f"                    if n > {ragged[0].name}.shape[0] - used:",
+                f"                    if n > u_{ragged[0].name}.shape[0] - used:",
                 "                        return k, used, n",
                 "                    counts[k] = n",
                 "                    used += n",
@@ -98,6 +101,21 @@ def compiled_loop(k: Kernel, hook: str, args: Sequence[Arg], samples: Sequence[A
             dispatcher.compile(signature)
             known = _loops[digest, signature] = dispatcher
     return known
+
+
+def cached_function(k: Kernel) -> Any:
+    """Dispatcher that calls `k`, kept in the cache like a loop; see `Kernel.cached`."""
+    import numba
+
+    code = k.func.__code__
+    names = ", ".join(code.co_varnames[: code.co_argcount])
+    source = f"def step({names}):\n    return user({names})\n"
+    with _lock:
+        module = _module(kernel_digest(k, source), source, k)
+        made = module.__dict__.setdefault(
+            "dispatcher", numba.njit(nogil=True, cache=True, fastmath=k.fastmath, error_model="numpy")(module.step)
+        )
+    return made
 
 
 def _module(digest: str, source: str, k: Kernel) -> Any:

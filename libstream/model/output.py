@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ class Output:
         (frames of the partition) x (largest pixel value) fits: an output that adds at most one pixel value a frame.
     meaning: "total" over the whole run, "window" of the last positions, "latest" value.
     private: scratch of a worker; merged if it says how, not in the result.
+    derived: made by the UDF's `finish` alone; workers neither allocate nor send it.
     """
 
     kind: Kind
@@ -42,7 +43,7 @@ class Output:
     axes: tuple[str, ...] = ()
     title: str = ""
     private: bool = False
-    extra_names: tuple[str, ...] = field(default=(), repr=False)
+    derived: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype))

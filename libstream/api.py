@@ -1,0 +1,284 @@
+"""The verbs: open, start, run, run_iter, arun, arun_iter, map, load_result. Names -> plug-ins -> run."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import re
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from libstream import registry
+from libstream.contracts.executor import Executor
+from libstream.contracts.source import FrameSource
+from libstream.contracts.udf import UDF
+from libstream.errors import FormatError, UsageError
+from libstream.model.corrections import Corrections
+from libstream.model.result import Result
+from libstream.opening import open_source
+from libstream.run.bind import OnChannel
+from libstream.run.job import Job, Progress
+
+__all__ = [
+    "Job", "Progress", "Result", "arun", "arun_iter", "executor", "load_result", "map", "on", "open", "run", "run_iter", "shutdown", "start",
+]  # fmt: skip
+
+UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
+
+
+def open(  # the door's name, as in every library of the field
+    uri: Any,
+    *,
+    format: str | None = None,
+    scan: Any = None,
+    frame: Any = None,
+    sync_offset: int | None = None,
+    scan_step: Any = None,
+    pixel: Any = None,
+    centre: tuple[float, float] | None = None,
+    rotation_deg: float | None = None,
+    channel: str | None = None,
+    **options: Any,
+) -> FrameSource:
+    """Open stored frames, without reading any. Files are recognised by content.
+
+    Args:
+        uri: a path, an address ("sim://?scan=64,64&frame=256,256&dtype=uint16"), an array (*scan, *frame), or a dict of arrays by channel.
+        format: name of the format where it cannot be recognised ("raw").
+        scan: shape of the scan, (y, x), where the file does not say or another one is wanted.
+        frame: shape of a frame, (y, x).
+        sync_offset: position p holds frame p + sync_offset; positions without a frame stay unseen.
+        scan_step: step of the scan, "0.4 nm", or one for each axis.
+        pixel: size of a detector pixel, "0.9 mrad", or one for each axis.
+        centre: (y, x) of the optical axis in px.
+        rotation_deg: rotation of the scan against the detector, anticlockwise, in degrees.
+        channel: name of the channel to use where there are several.
+        options: what the format takes (`libstream plugins` lists it), e.g. dtype=, offset=, dataset=.
+
+    Raises:
+        FileNotFoundError, FormatError, CorruptFileError, ShapeError, UsageError: with what, where and what to do.
+    """
+    return open_source(
+        uri, format=format, scan=scan, frame=frame, sync_offset=sync_offset, scan_step=scan_step, pixel=pixel,
+        centre=centre, rotation_deg=rotation_deg, channel=channel, options=options,
+    )  # fmt: skip
+
+
+def on(channel: str, udf: UDF) -> OnChannel:
+    """Bind one UDF of a pass to a channel of the source: `ls.run(scan, [Sum(), ls.on("threshold_2", Sum())])`."""
+    return OnChannel(channel, udf)
+
+
+def start(
+    source: FrameSource | Any,
+    udfs: UDFs,
+    *,
+    roi: Any = None,
+    corrections: Corrections | None = None,
+    executor: str | Executor = "threads",
+    progress: bool | Callable[[Progress], None] | None = None,
+    order: str = "scan",
+) -> Job:
+    """Start UDFs over a source in one pass; returns at once.
+
+    Args:
+        source: from `ls.open`, or anything that `ls.open` takes.
+        udfs: a UDF, a list (keys from class names, "virtual_detector", "virtual_detector_2"), or a dict by key.
+        roi: which positions: a bool array of exactly the scan's shape, slices, or positions (k, 2) as (y, x).
+        corrections: dark, gain and excluded pixels.
+        executor: "threads", "inline", "processes", or an executor object.
+        progress: True for a progress bar, or a function of `Progress`.
+        order: "scan", or "coarse" to see the whole scan early.
+
+    Raises:
+        UsageError, ShapeError, ParameterError, UDFError: everything that can be checked is checked before work starts.
+    """
+    return _job(source, udfs, roi, corrections, executor, progress, order).start()
+
+
+def run(
+    source: FrameSource | Any,
+    udfs: UDFs,
+    *,
+    roi: Any = None,
+    corrections: Corrections | None = None,
+    executor: str | Executor = "threads",
+    progress: bool | Callable[[Progress], None] | None = None,
+) -> Result:
+    """Run UDFs over a source in one pass and wait for the result. Arguments and errors as for `start`.
+
+    Ctrl-C cancels the run and raises KeyboardInterrupt.
+    """
+    job = _job(source, udfs, roi, corrections, executor, progress, "scan")
+    if job.in_caller:
+        result = None
+        for result in job.steps():
+            pass
+        return result  # type: ignore[return-value]
+    job.start()
+    try:
+        return job.wait()
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+
+
+def run_iter(
+    source: FrameSource | Any,
+    udfs: UDFs,
+    *,
+    roi: Any = None,
+    corrections: Corrections | None = None,
+    executor: str | Executor = "threads",
+    progress: bool | Callable[[Progress], None] | None = None,
+    order: str = "scan",
+) -> Iterator[Result]:
+    """As `run`, yielding the newest result while it grows; older ones are skipped, the last one is final.
+
+    The consumer never slows the run. Leaving the loop cancels it.
+    """
+    job = _job(source, udfs, roi, corrections, executor, progress, order)
+    return job.steps() if job.in_caller else job.start().results()
+
+
+async def arun(source: FrameSource | Any, udfs: UDFs, **options: Any) -> Result:
+    """`run` for asyncio: the event loop stays free; cancelling the task cancels the run."""
+    job = await asyncio.to_thread(lambda: start(source, udfs, **options))
+    try:
+        return await asyncio.to_thread(job.wait)
+    except asyncio.CancelledError:
+        job.cancel()
+        raise
+
+
+async def arun_iter(source: FrameSource | Any, udfs: UDFs, **options: Any) -> AsyncIterator[Result]:
+    """`run_iter` for asyncio."""
+    job = await asyncio.to_thread(lambda: start(source, udfs, **options))
+    results = job.results()
+    try:
+        while (result := await asyncio.to_thread(next, results, None)) is not None:
+            yield result
+    finally:
+        job.cancel()
+
+
+def map(source: FrameSource | Any, func: Callable[[np.ndarray[Any, Any]], Any], **options: Any) -> Any:
+    """`func(frame)` for every scan position, as an array of shape (*scan, *shape of func's result).
+
+    options: as for `run`. Positions that were not processed hold NaN (or the largest integer).
+    """
+    from libstream.registry import load
+
+    return run(source, {"map": load("udfs", "FrameMap")(func=func)}, **options)["map"]["value"]
+
+
+def load_result(path: str | Path) -> Result:
+    """Read a result that `Result.save` wrote. Raises FileNotFoundError, FormatError."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    from dataclasses import replace
+
+    return replace(_sink_for(path).load(path), saver=save_result)
+
+
+def save_result(result: Result, path: Path) -> None:
+    """Write `result` by the sink that knows the ending of `path`."""
+    _sink_for(path).save(result, path)
+
+
+def _sink_for(path: Path) -> Any:
+    known: list[str] = []
+    for plugin in registry.plugins("sinks"):
+        sink = registry.load("sinks", plugin.name)()
+        known += sink.suffixes
+        if path.suffix.lower() in sink.suffixes:
+            return sink
+    raise FormatError(f"{path}: nobody writes results with the ending {path.suffix!r}; use one of {', '.join(known)}")
+
+
+# -- executors ---------------------------------------------------------------------------------------------------------
+
+_shared: dict[str, Executor] = {}
+_shared_lock = threading.Lock()
+
+
+@contextmanager
+def executor(name: str, **options: Any) -> Iterator[Executor]:
+    """An executor of one's own, closed at the end: `with ls.executor("processes", workers=4) as ex: ls.run(..., executor=ex)`."""
+    own = registry.load("executors", name)(**options)
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+def shutdown() -> None:
+    """Close the process-wide executors; the next run starts new ones."""
+    with _shared_lock:
+        held = list(_shared.values())
+        _shared.clear()
+    for ex in held:
+        ex.close()
+
+
+atexit.register(shutdown)
+
+
+def _executor(given: str | Executor) -> Executor:
+    if not isinstance(given, str):
+        if not hasattr(given, "imap"):
+            raise UsageError(f"executor must be a name such as 'threads' or an executor, got {given!r}")
+        return given
+    with _shared_lock:
+        if given not in _shared:
+            name, _, address = given.partition("://")
+            cls = registry.load("executors", name)
+            _shared[given] = cls(address=address) if address else cls()
+        return _shared[given]
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def _job(source: Any, udfs: UDFs, roi: Any, corrections: Any, ex: str | Executor, progress: Any, order: str) -> Job:
+    if not isinstance(source, FrameSource):
+        source = open(source)
+    if progress is True:
+        from libstream.progressbar import Bar
+
+        progress = Bar()
+    return Job(
+        source, keyed(udfs), executor=_executor(ex), roi=roi, corrections=corrections, progress=progress or None, order=order, saver=save_result
+    )  # fmt: skip
+
+
+def keyed(udfs: UDFs) -> dict[str, UDF | OnChannel]:
+    """UDFs by key: a dict as it is, else keys from the class names in snake_case, repeated ones with a number."""
+    if isinstance(udfs, Mapping):
+        items = {str(k): v for k, v in udfs.items()}
+        for key in items:
+            if not key.isidentifier():
+                raise UsageError(f"the key of a UDF is a Python name, got {key!r}")
+    else:
+        listed = [udfs] if isinstance(udfs, (UDF, OnChannel)) or not isinstance(udfs, Sequence) else list(udfs)
+        items = {}
+        for u in listed:
+            inner = u.udf if isinstance(u, OnChannel) else u
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(inner).__name__).lower()
+            key, n = name, 2
+            while key in items:
+                key, n = f"{name}_{n}", n + 1
+            items[key] = u
+    for key, u in items.items():
+        inner = u.udf if isinstance(u, OnChannel) else u
+        if isinstance(inner, type) and issubclass(inner, UDF):
+            raise UsageError(f"{key}: pass an instance, {inner.__name__}(), not the class")
+        if not isinstance(inner, UDF):
+            raise UsageError(f"{key}: {inner!r} is not a UDF")
+    return items

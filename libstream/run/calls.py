@@ -1,0 +1,364 @@
+"""How the hook of one UDF is called: plain Python on frames, tiles or partitions, or a compiled loop."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from libstream.contracts.udf import UDF, constants, field_of, per_position_fields
+from libstream.errors import CancelledError, LibstreamError, UDFError, UsageError
+from libstream.kernels.jit import Kernel
+from libstream.kernels.loops import Arg, compiled_loop
+from libstream.model.array import Array
+from libstream.model.output import Output
+from libstream.model.partial import RaggedPart
+from libstream.model.shape import Region
+from libstream.model.tile import At, Aux, Tile
+
+_Arr = np.ndarray[Any, Any]
+_NO_COUNTS = np.zeros(0, np.int64)
+
+
+class Out:
+    """The arrays that a hook writes: `out.<name>[...] = value`. Assigning to the attribute itself is refused."""
+
+    def __init__(self, key: str) -> None:
+        object.__setattr__(self, "_key", key)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, np.ndarray) and value is self.__dict__.get(name):
+            return  # out.total += x ends here, after the addition was done in place
+        raise AttributeError(f"write into the output: out.{name}[...] = value (out.{name} = value would lose it)")
+
+    def __getattr__(self, name: str) -> Any:
+        names = ", ".join(n for n in self.__dict__ if n[0] != "_")
+        raise AttributeError(f"UDF {self.__dict__.get('_key')!r} has no output {name!r}; outputs() declares {names}")
+
+
+class Puts:
+    """Ragged output in Python: `out.peaks.put(i, records)`, i = row of the frame in this call (0 in process_frame)."""
+
+    def __init__(self, output: Output, n: int) -> None:
+        self.output, self.first, self.n = output, 0, n
+        self.parts: list[_Arr | None] = [None] * n
+
+    def put(self, i: int, records: Any) -> None:
+        """Set the records of frame `i`: array or list of shape (any number, *extra)."""
+        array = np.asarray(records, dtype=self.output.dtype)
+        if array.shape[1:] != self.output.extra:
+            array = array.reshape(-1, *self.output.extra)
+        if not 0 <= i < self.n - self.first:
+            raise IndexError(f"put({i}, ...): this call has {self.n - self.first} frames")
+        self.parts[self.first + i] = array.copy()
+
+    def finished(self) -> RaggedPart:
+        """All records, in frame order."""
+        empty = np.zeros((0, *self.output.extra), self.output.dtype)
+        filled = [empty if p is None else p for p in self.parts]
+        return RaggedPart(np.concatenate([empty, *filled]), np.array([len(p) for p in filled], np.int64))
+
+
+class State:
+    """Accumulators of one UDF over one partition."""
+
+    def __init__(self, arrays: dict[str, Any], n: int) -> None:
+        self.arrays, self.n = arrays, n
+        self.used = 0  # records in the arena of a kernel's ragged output
+
+
+class Call:
+    """One bound UDF, ready to run in this process.
+
+    partial_frames: most frames that one partition's accumulator can see (decides on narrow accumulators).
+    """
+
+    def __init__(self, key: str, udf: UDF, nav: tuple[int, ...], partial_frames: int) -> None:
+        self.key, self.udf, self.nav = key, udf, nav
+        self.outputs = {n: o for n, o in udf.outputs().items() if not o.derived}
+        self.hook = udf.hook()
+        self.kind = udf.hook_name()
+        self.compiled = isinstance(self.hook, Kernel)
+        self.aux_names = per_position_fields(type(udf))
+        self.aux_arrays = {n: self._aux(n) for n in self.aux_names}
+        self._dtypes = {n: self._accumulator_dtype(o, partial_frames) for n, o in self.outputs.items()}
+        self._reduced = tuple(n for n, o in self.outputs.items() if o.kind in ("sig", "single"))
+        self._bandless = tuple(n for n, o in self.outputs.items() if o.kind == "single")
+        if self.compiled:
+            self.args, self._fixed = self._bind_kernel()
+            self._ragged = next((a.name for a in self.args if a.kind == "ragged"), None)
+            self._kernel_reduced = {n for n in self._reduced if self.outputs[n].kind == "sig"}
+        else:
+            self.wants_at = self.kind == "process_frame" and len(inspect.signature(self.hook).parameters) > 3
+            for name in constants(type(udf)):
+                getattr(udf, name)
+
+    # -- binding ---------------------------------------------------------------------------------------------------
+
+    def _aux(self, name: str) -> _Arr:
+        data = np.asarray(getattr(self.udf, name))
+        n_nav = len(self.nav)
+        if data.shape[:n_nav] != self.nav:
+            raise UsageError(f"UDF {self.key}: per-position parameter {name} has shape {data.shape}, the scan has {self.nav}")
+        flat = data.reshape(-1, *data.shape[n_nav:]) if n_nav else data[np.newaxis]
+        return np.ascontiguousarray(flat)
+
+    def _accumulator_dtype(self, o: Output, partial_frames: int) -> np.dtype[Any]:
+        source = self.udf.meta.dtype
+        if o.partial_dtype is not None and o.partial_dtype.kind in "iu" and source.kind in "bu":
+            largest = 1 if source.kind == "b" else int(np.iinfo(source).max)
+            if partial_frames * largest <= int(np.iinfo(o.partial_dtype).max):
+                return o.partial_dtype
+        return o.dtype
+
+    def _bind_kernel(self) -> tuple[tuple[Arg, ...], dict[str, Any]]:
+        code = self.hook.func.__code__
+        names = code.co_varnames[1 : code.co_argcount]
+        args: list[Arg] = []
+        fixed: dict[str, Any] = {}
+        cls = type(self.udf)
+        known_constants = constants(cls)
+        for name in names:
+            if name in self.outputs:
+                kind = {"nav": "nav", "ragged": "ragged"}.get(self.outputs[name].kind, "reduced")
+                args.append(Arg(name, kind))  # type: ignore[arg-type]
+            elif name in self.aux_names:
+                args.append(Arg(name, "aux"))
+            elif name in ("index", "row0"):
+                args.append(Arg(name, name))  # type: ignore[arg-type]
+            elif field_of(cls, name) is not None or name in known_constants:
+                args.append(Arg(name, "constant"))
+                fixed[name] = _kernel_value(self.key, name, getattr(self.udf, name))
+            else:
+                choices = [*self.outputs, *self.udf.parameters(), *known_constants, "index", "row0"]
+                raise TypeError(
+                    f"UDF {self.key}: argument {name!r} of the kernel {self.kind} is neither an output, a parameter nor a "
+                    f"cached constant; known names: {', '.join(choices)}"
+                )
+        if any(a.kind == "ragged" for a in args):
+            others = [a.name for a in args if a.kind == "reduced" or (a.kind == "ragged" and a.name != args[_first_ragged(args)].name)]
+            if others or self.kind != "process_frame":
+                raise TypeError(
+                    f"UDF {self.key}: a kernel with a ragged output is a process_frame without other sums or ragged outputs, "
+                    f"because a frame may be repeated with more room (found {', '.join(others) or self.kind}); "
+                    "put those into a UDF of their own, or write plain Python"
+                )
+        return tuple(args), fixed
+
+    def compile(self, data: _Arr) -> None:
+        """Compile the loop for tiles like `data` (n, *sig). At bind, never in a worker: a compile cannot be cancelled."""
+        if self.compiled:
+            with self._user_code("while it was compiled"):
+                self.step = compiled_loop(self.hook, self.kind, self.args, self._step_args(self.begin(1), data, np.zeros((1, 2), np.int64), np.zeros(1, np.int64), 0, 0, 1, 1, np.zeros(1, np.uint8)))  # fmt: skip
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def begin(self, n: int) -> State:
+        """Accumulators for a partition of `n` frames."""
+        arrays: dict[str, Any] = {}
+        sig = self.udf.meta.shape.sig
+        for name, o in self.outputs.items():
+            if o.kind == "nav":
+                arrays[name] = np.full((n, *(o.extra or (1,))), o.init_value, o.dtype)
+            elif o.kind == "ragged":
+                arrays[name] = np.empty((max(64, 4 * n), *o.extra), o.dtype) if self.compiled else Puts(o, n)
+            else:
+                shape = (*sig, *o.extra) if o.kind == "sig" else (o.extra or (1,))
+                arrays[name] = np.full(shape, o.init_value, self._dtypes[name])
+        if self.compiled and any(o.kind == "ragged" for o in self.outputs.values()):
+            arrays["#counts"] = np.zeros(n, np.int64)
+        return State(arrays, n)
+
+    def tile(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
+        """Process frames `runs` of `data` (cut to rows `band`), which are rows k, k + 1, ... of the partition."""
+        if self.compiled:
+            self._run_kernel(state, data, runs, index, k, band, depth, cancel)
+        elif self.kind == "process_frame":
+            self._run_frames(state, data, runs, index, k, cancel)
+        else:
+            self._run_tile(state, data, runs, index, k, band)
+
+    def run_checked(self, frames: _Arr) -> None:
+        """Run a kernel once with bounds checks on `frames` (n, *sig). Debug mode only: slow."""
+        if not self.compiled:
+            return
+        state = self.begin(len(frames))
+        rows = np.arange(len(frames), dtype=np.int64)
+        bound = self._step_args(state, frames, np.zeros((1, 2), np.int64), rows, 0, 0, frames.shape[1], 1, np.zeros(1, np.uint8))[9:]
+        names = [a for a in self.args if a.kind not in ("index", "row0")]
+        values = dict(zip((a.name for a in names), bound, strict=True))
+        values.update(index=rows, row0=0)
+        with self._user_code("in debug mode, with bounds checks"):
+            if self.kind == "process_tile":
+                self.hook.checked(frames, *(values[a.name] for a in self.args))
+                return
+            for i, frame in enumerate(frames):
+                per_frame = {a.name: values[a.name][i] if a.kind in ("nav", "aux", "index") else values[a.name] for a in self.args}
+                self.hook.checked(frame, *(per_frame[a.name] for a in self.args))
+
+    def end(self, state: State) -> tuple[dict[str, Any], dict[str, _Arr]]:
+        """(placed, reduced) of a finished partition."""
+        placed: dict[str, Any] = {}
+        reduced: dict[str, _Arr] = {}
+        for name, o in self.outputs.items():
+            value = state.arrays[name]
+            if o.kind == "nav":
+                placed[name] = value if o.extra else value[:, 0]
+            elif isinstance(value, Puts):
+                placed[name] = value.finished()
+            elif o.kind == "ragged":
+                placed[name] = RaggedPart(value[: state.used].copy(), state.arrays["#counts"])
+            else:
+                reduced[name] = value.reshape(value.shape if o.kind == "sig" or o.extra else ()).astype(o.dtype, copy=False)
+        return placed, reduced
+
+    def _step_args(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, row0: int, row1: int, depth: int, cancel: _Arr, first: int = 0) -> tuple[Any, ...]:  # fmt: skip
+        n = len(index)
+        values = []
+        for a in self.args:
+            if a.kind == "nav":
+                values.append(state.arrays[a.name][k : k + n])
+            elif a.kind == "reduced":
+                array = state.arrays[a.name]
+                values.append(array[row0:row1] if a.name in self._kernel_reduced else array)
+            elif a.kind == "aux":
+                values.append(_read_only(self.aux_arrays[a.name][index]))
+            elif a.kind == "ragged":
+                values.append(state.arrays[a.name])
+            elif a.kind == "constant":
+                values.append(self._fixed[a.name])
+        counts = state.arrays["#counts"][k : k + n] if "#counts" in state.arrays else _NO_COUNTS
+        return (data, runs, depth, cancel, index, row0, first, state.used, counts, *values)
+
+    def _run_kernel(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
+        first = 0
+        while True:
+            args = self._step_args(state, data, runs, index, k, band[0], band[1], depth, cancel, first)
+            try:
+                done, used, wanted = self.step(*args)
+            except Exception as exc:
+                raise self._failure(exc, f"in the frames at flat scan positions {index[0]} to {index[-1]}") from exc
+            if done < 0:
+                raise CancelledError("cancelled")
+            state.used = int(used)
+            if not wanted:
+                return
+            name = self._ragged or ""
+            arena = state.arrays[name]
+            larger = np.empty((max(2 * len(arena), state.used + 2 * int(wanted)), *arena.shape[1:]), arena.dtype)
+            larger[: state.used] = arena[: state.used]
+            state.arrays[name] = larger
+            first = int(done)
+
+    def _run_frames(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, cancel: _Arr) -> None:
+        out = Out(self.key)
+        fields = out.__dict__
+        navs = [(n, state.arrays[n]) for n, o in self.outputs.items() if o.kind == "nav"]
+        puts = [state.arrays[n] for n, o in self.outputs.items() if o.kind == "ragged"]
+        fields.update({n: state.arrays[n] for n in self.outputs})
+        hook, udf = self.hook, self.udf
+        nothing = Aux({})
+        row = k
+        for start, stop in runs.tolist():
+            for i in range(start, stop):
+                if cancel[0]:
+                    raise CancelledError("cancelled")
+                for name, array in navs:
+                    fields[name] = array[row]
+                for p in puts:
+                    p.first = row
+                try:
+                    if self.wants_at:
+                        flat = int(index[row - k])
+                        aux = Aux({n: a[flat] for n, a in self.aux_arrays.items()}) if self.aux_arrays else nothing
+                        hook(udf, data[i], out, At(flat, self.nav, aux))
+                    else:
+                        hook(udf, data[i], out)
+                except CancelledError:
+                    raise
+                except Exception as exc:
+                    raise self._failure(exc, f"at scan position {self.where(int(index[row - k]))}") from exc
+                row += 1
+
+    def _run_tile(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, band: tuple[int, int]) -> None:
+        """`runs` is one run here: the tile loop gathers scattered frames for plain-Python tiles."""
+        start, stop = int(runs[0, 0]), int(runs[0, 1])
+        n = stop - start
+        out = Out(self.key)
+        for name, o in self.outputs.items():
+            value = state.arrays[name]
+            if o.kind == "nav":
+                value = value[k : k + n]
+            elif o.kind == "sig":
+                value = value[band[0] : band[1]]
+            elif o.kind == "ragged":
+                value.first = k
+            out.__dict__[name] = value
+        aux = Aux({name: a[index] for name, a in self.aux_arrays.items()})
+        region = Region((band[0], *(0,) * (data.ndim - 2)), (band[1] - band[0], *data.shape[2:]))
+        tile = Tile(data[start:stop], index, region, self.nav, aux)
+        try:
+            self.hook(self.udf, tile if self.kind == "process_tile" else tile.data, out)
+        except CancelledError:
+            raise
+        except Exception as exc:
+            first, last = self.where(int(index[0])), self.where(int(index[-1]))
+            raise self._failure(exc, f"in the {n} frames at scan positions {first} to {last}, rows {band[0]} to {band[1]} of the frame") from exc
+
+    # -- errors ----------------------------------------------------------------------------------------------------
+
+    def where(self, flat: int) -> tuple[int, ...] | int:
+        """Scan position for messages."""
+        return tuple(int(i) for i in np.unravel_index(flat, self.nav)) if self.nav else 0
+
+    def _failure(self, exc: BaseException, where: str) -> UDFError:
+        name = type(self.udf).__name__
+        label = self.key if self.key.replace("_", "").lower() == name.lower() else f"{self.key} ({name})"
+        return UDFError(
+            f"UDF {label}: {self.kind} raised {type(exc).__name__}: {exc}, {where}",
+            udf=self.key,
+            where=where,
+            remote_traceback="".join(traceback.format_exception(exc)),
+        )
+
+    @contextmanager
+    def _user_code(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except LibstreamError:
+            raise
+        except Exception as exc:
+            raise self._failure(exc, where) from exc
+
+
+def _first_ragged(args: list[Arg]) -> int:
+    return next(i for i, a in enumerate(args) if a.kind == "ragged")
+
+
+def _read_only(array: _Arr) -> _Arr:
+    array = array.view()
+    array.setflags(write=False)
+    return array
+
+
+def _kernel_value(key: str, name: str, value: Any) -> Any:
+    """A parameter or constant as a kernel gets it: a number, or a read-only C array."""
+    if isinstance(value, Array):
+        return value.data
+    if isinstance(value, (np.ndarray, list)):
+        array = np.ascontiguousarray(value)
+        if array.dtype.kind not in "biufc" and array.dtype.names is None:
+            raise TypeError(f"UDF {key}: {name} is an array of dtype {array.dtype}, a kernel takes numbers")
+        return _read_only(array)
+    if isinstance(value, (bool, int, float, complex)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple) and all(isinstance(v, (bool, int, float, complex)) for v in value):
+        return value
+    raise TypeError(f"UDF {key}: {name} = {value!r} cannot be given to a kernel: a kernel takes numbers, tuples of numbers and arrays")
+

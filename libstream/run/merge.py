@@ -1,0 +1,138 @@
+"""The only place where results change: partial results are combined along one fixed binary tree over partition numbers.
+
+Neighbours are merged as soon as both are there, so that a sum waits for at most log2(n) others, and the order of
+additions depends on partition numbers only: one plan gives the same bits on every executor and every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from libstream.contracts.udf import UDF
+from libstream.errors import UDFError
+from libstream.model.output import Output
+from libstream.model.partial import Partial, RaggedPart
+
+_Arr = np.ndarray[Any, Any]
+Key = tuple[str, str]
+
+
+class Merger:
+    """Combines accumulators and placed rows of two neighbours."""
+
+    def __init__(self, udfs: Mapping[str, tuple[UDF, Mapping[str, Output]]]) -> None:
+        self.udfs = udfs
+
+    def combine(self, left: Partial, right: Partial) -> Partial:
+        """One Partial for two neighbours; `left` has the smaller partition numbers. Neither is changed."""
+        if right.number < left.number + left.span:
+            raise ValueError(f"partials are not neighbours in order: {left.number}+{left.span}, {right.number}")
+        seconds = {k: left.seconds.get(k, 0.0) + right.seconds.get(k, 0.0) for k in {**left.seconds, **right.seconds}}
+        return Partial(
+            left.number,
+            right.number + right.span - left.number,
+            np.concatenate([left.positions, right.positions]),
+            np.concatenate([left.status, right.status]),
+            {at: _joined(left.placed[at], right.placed[at]) for at in left.placed},
+            self.reduced(left.reduced, right.reduced),
+            seconds,
+            left.failures + right.failures,
+        )
+
+    def reduced(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr]) -> dict[Key, _Arr]:
+        """Merged accumulators of two neighbours."""
+        out: dict[Key, _Arr] = {}
+        for key, (udf, outputs) in self.udfs.items():
+            names = [n for n, o in outputs.items() if o.kind in ("sig", "single")]
+            custom = [n for n in names if outputs[n].merge == "custom"]
+            for name in names:
+                a, b = left[key, name], right[key, name]
+                out[key, name] = a.copy() if name in custom else _merged(outputs[name].merge, a, b, key, name)
+            if custom:
+                into = SimpleNamespace(**{n: out[key, n] for n in names})
+                part = SimpleNamespace(**{n: right[key, n] for n in names})
+                try:
+                    udf.merge(into, part)
+                except Exception as exc:
+                    raise UDFError(f"UDF {key}: merge raised {type(exc).__name__}: {exc}", udf=key, where="merge") from exc
+                for n in custom:
+                    value = np.asarray(getattr(into, n))
+                    if value.shape != left[key, n].shape:
+                        raise UDFError(
+                            f"UDF {key}: merge made {n} an array of shape {value.shape}, expected {left[key, n].shape}", udf=key, where="merge"
+                        )
+                    out[key, n] = value.astype(left[key, n].dtype, copy=False)
+        return out
+
+
+def _merged(how: str, a: _Arr, b: _Arr, key: str, name: str) -> _Arr:
+    if how == "max":
+        return np.maximum(a, b)
+    if how == "min":
+        return np.minimum(a, b)
+    total = np.add(a, b)
+    if total.dtype.kind == "u":
+        wrapped = (total < a).any()
+    elif total.dtype.kind == "i":
+        wrapped = (((a >= 0) == (b >= 0)) & ((total >= 0) != (a >= 0))).any()
+    else:
+        wrapped = False
+    if wrapped:
+        raise UDFError(
+            f"UDF {key}: output {name} overflows its dtype {a.dtype} when partial sums are added; declare a wider dtype (uint64, float64)",
+            udf=key,
+            where="merge",
+        )
+    return np.asarray(total)
+
+
+def _joined(a: Any, b: Any) -> Any:
+    if isinstance(a, RaggedPart):
+        return RaggedPart(np.concatenate([a.values, b.values]), np.concatenate([a.counts, b.counts]))
+    return np.concatenate([a, b])
+
+
+class Tree:
+    """The fixed binary tree. A node (level, i) covers partitions [i << level, (i + 1) << level)."""
+
+    def __init__(self, merger: Merger) -> None:
+        self.merger = merger
+        self.nodes: dict[tuple[int, int], Mapping[Key, _Arr]] = {}
+
+    def add(self, number: int, span: int, reduced: Mapping[Key, _Arr]) -> None:
+        """Add the accumulators of a node: one partition, or an aligned power of two of them combined elsewhere."""
+        level = span.bit_length() - 1
+        if span != 1 << level or number % span:
+            raise ValueError(f"partial of partitions {number} to {number + span} is not a node of the tree")
+        i = number >> level
+        while (level, i ^ 1) in self.nodes:
+            other = self.nodes.pop((level, i ^ 1))
+            reduced = self.merger.reduced(other, reduced) if i & 1 else self.merger.reduced(reduced, other)
+            level, i = level + 1, i >> 1
+        if (level, i) in self.nodes:
+            raise ValueError(f"partition {number} was merged twice")
+        self.nodes[level, i] = reduced
+
+    def total(self) -> Mapping[Key, _Arr] | None:
+        """Sum of what is there: complete subtrees first, along the same tree, missing partitions left out; None if empty."""
+        return self._subtotal(*self._root()) if self.nodes else None
+
+    def _root(self) -> tuple[int, int]:
+        last = max((i + 1) << level for level, i in self.nodes) - 1
+        return last.bit_length(), 0
+
+    def _subtotal(self, level: int, i: int) -> Mapping[Key, _Arr] | None:
+        # only branches that hold nodes are visited: their number is small while partitions arrive roughly in order
+        held = self.nodes.get((level, i))
+        if held is not None or level == 0:
+            return held
+        if not any(lv < level and j >> (level - lv) == i for lv, j in self.nodes):
+            return None
+        a, b = self._subtotal(level - 1, 2 * i), self._subtotal(level - 1, 2 * i + 1)
+        if a is None or b is None:
+            return b if a is None else a
+        return self.merger.reduced(a, b)

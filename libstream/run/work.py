@@ -1,0 +1,237 @@
+"""What executors call: all UDFs of a run over one partition."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from libstream.contracts.executor import CancelFlag
+from libstream.contracts.source import FrameReader, Opener, Partition
+from libstream.contracts.udf import UDF
+from libstream.errors import CancelledError
+from libstream.model.corrections import Corrections
+from libstream.model.partial import PROCESSED, Partial
+from libstream.plan.plan import Tiling
+from libstream.run.buffers import Buffers
+from libstream.run.calls import Call, State
+from libstream.run.correct import Converter
+from libstream.run.merge import Merger
+from libstream.run.tiles import Block, PartitionFrames, cut, gathered, read_buffer
+
+_Arr = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class ChannelWork:
+    """UDFs of one channel. udfs: bound UDFs by key; converters: what each needs done to its frames (None = nothing)."""
+
+    channel: str
+    sig: tuple[int, ...]
+    dtype: np.dtype[Any]
+    tiling: Tiling
+    udfs: Mapping[str, UDF]
+    converters: Mapping[str, Converter | None]
+    mapped: bool
+    gapped: bool
+
+
+@dataclass
+class Work:
+    """All UDFs of a run. Picklable; what is made in a process (readers, buffers, compiled loops) stays there."""
+
+    opener: Opener
+    channels: tuple[ChannelWork, ...]
+    nav: tuple[int, ...]
+    sync_offset: int
+    partition_frames: int
+    fail_fast: bool = True
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._readers: list[FrameReader] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_made", "_lock", "_local", "_readers")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _made={})
+        self.__post_init__()
+
+    # -- the contract ----------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Make the calls of this process: constants, compiled loops. Idempotent, thread-safe."""
+        with self._lock:
+            if "calls" in self._made:
+                return
+            calls: dict[str, Call] = {}
+            for c in self.channels:
+                for key, udf in c.udfs.items():
+                    calls[key] = call = Call(key, udf, self.nav, self.partition_frames)
+                    if call.compiled:
+                        converter = c.converters[key]
+                        call.compile(_sample(c, c.dtype if converter is None else converter.dtype, converter is not None))
+                for converter in {v.key: v for v in c.converters.values() if v is not None}.values():
+                    converter.compile(_sample(c, c.dtype, False))
+            self._made["merger"] = Merger({k: (call.udf, call.outputs) for k, call in calls.items()})
+            self._made["calls"] = calls
+
+    def process(self, partition: Partition, cancel: CancelFlag) -> Partial:
+        """Run all UDFs over one partition."""
+        calls: dict[str, Call] = self._made["calls"]
+        positions = partition.positions()
+        seconds: dict[str, float] = {"read": 0.0}
+        frames = {c.channel: self._frames(c, positions, partition.runs) for c in self.channels}
+        placed: dict[tuple[str, str], Any] = {}
+        reduced: dict[tuple[str, str], _Arr] = {}
+        for c in self.channels:
+            mine = {k: calls[k] for k in c.udfs}
+            states = {k: call.begin(len(positions)) for k, call in mine.items()}
+            self._run_channel(c, mine, states, frames[c.channel], cancel, seconds)
+            good = frames[c.channel].status == PROCESSED
+            n_good = int(good.sum())
+            for k, call in mine.items():
+                p, r = call.end(states[k])
+                placed.update({(k, name): _head(v, n_good) for name, v in p.items()})
+                reduced.update({(k, name): v for name, v in r.items()})
+        status, placed = _agree(self.channels, frames, placed)
+        if partition.lost is not None:
+            positions = np.concatenate([positions, partition.lost[0]])
+            status = np.concatenate([status, partition.lost[1]])
+        seconds["read"] += sum(f.read_s for f in frames.values())
+        return Partial(partition.number, 1, positions, status, placed, reduced, seconds)
+
+    def combine(self, left: Partial, right: Partial) -> Partial:
+        """Merge two neighbours."""
+        self.setup()
+        merger: Merger = self._made["merger"]
+        return merger.combine(left, right)
+
+    def close(self) -> None:
+        """Close this process's readers."""
+        with self._lock:
+            readers, self._readers = self._readers, []
+            self._local = threading.local()
+        for reader in readers:
+            reader.close()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _frames(self, c: ChannelWork, positions: _Arr, runs: _Arr) -> PartitionFrames:
+        return PartitionFrames(self._reader(c.channel), positions, runs, self.sync_offset, c.mapped)
+
+    def _reader(self, channel: str) -> FrameReader:
+        held: dict[str, FrameReader] = self._local.__dict__.setdefault("readers", {})
+        if channel not in held:
+            held[channel] = self.opener.open_reader(channel)
+            with self._lock:
+                self._readers.append(held[channel])
+        return held[channel]
+
+    def _buffers(self) -> Buffers:
+        buffers: Buffers = self._local.__dict__.setdefault("buffers", Buffers())
+        return buffers
+
+    def _run_channel(
+        self, c: ChannelWork, calls: dict[str, Call], states: dict[str, State], frames: PartitionFrames, cancel: CancelFlag, seconds: dict[str, float]
+    ) -> None:
+        buffers = self._buffers()
+        partition = any(call.kind == "process_partition" for call in calls.values())
+        block = frames.whole()
+        if block is not None:
+            self._run_block(c, calls, states, block, cancel, seconds, buffers, partition)
+            return
+        buffer, depth = read_buffer(buffers, c.tiling, c.sig, c.dtype, len(frames.positions), partition)
+        if not len(frames.positions):
+            return
+        for part in frames.read(buffer, depth):
+            if cancel:
+                raise CancelledError("cancelled")
+            data = part.data.view()
+            data.setflags(write=False)
+            self._run_block(c, calls, states, Block(data, part.runs, part.index, part.k), cancel, seconds, buffers, partition)
+
+    def _run_block(
+        self, c: ChannelWork, calls: dict[str, Call], states: dict[str, State], block: Block, cancel: CancelFlag,
+        seconds: dict[str, float], buffers: Buffers, partition: bool,
+    ) -> None:  # fmt: skip
+        bands = c.tiling.bands
+        if len(calls) == 1 and len(bands) == 1:
+            (key, call), = calls.items()
+            if call.compiled and c.converters[key] is None:
+                # one compiled call for the whole block: Python is not involved in its tiles
+                t = time.perf_counter()
+                call.tile(states[key], block.data, block.runs, block.index, block.k, bands[0], c.tiling.depth, cancel.array)
+                seconds["udf:" + key] = seconds.get("udf:" + key, 0.0) + time.perf_counter() - t
+                return
+        for tile in cut(block, len(block.index) if partition else c.tiling.depth):
+            if cancel:
+                raise CancelledError("cancelled")
+            self._run_tile(c, calls, states, tile, bands, cancel, seconds, buffers)
+
+    def _run_tile(
+        self, c: ChannelWork, calls: dict[str, Call], states: dict[str, State], tile: Block, bands: list[tuple[int, int]],
+        cancel: CancelFlag, seconds: dict[str, float], buffers: Buffers,
+    ) -> None:  # fmt: skip
+        made: dict[Any, Block] = {None: tile}
+        for key, converter in c.converters.items():
+            if converter is not None and converter.key not in made:
+                t = time.perf_counter()
+                out = buffers.get(f"convert{converter.key}", (len(tile.index), *tile.data.shape[1:]), converter.dtype)
+                converter.into(tile.data, tile.runs, out)
+                view = out.view()
+                view.setflags(write=False)
+                made[converter.key] = Block(view, np.array([[0, len(out)]], np.int64), tile.index, tile.k)
+                seconds["convert"] = seconds.get("convert", 0.0) + time.perf_counter() - t
+        for band in bands:
+            for key, call in calls.items():
+                converter = c.converters[key]
+                part = made[None if converter is None else converter.key]
+                if not call.compiled and call.kind != "process_frame" and len(part.runs) != 1:
+                    part = made[None] = gathered(part, buffers)
+                t = time.perf_counter()
+                data = part.data if len(bands) == 1 else part.data[:, band[0] : band[1]]
+                call.tile(states[key], data, part.runs, part.index, part.k, band, c.tiling.depth, cancel.array)
+                seconds["udf:" + key] = seconds.get("udf:" + key, 0.0) + time.perf_counter() - t
+
+
+def _sample(c: ChannelWork, dtype: np.dtype[Any], buffered: bool) -> _Arr:
+    """An array of the type that kernels will be given: C order, or frames with gaps where views or bands make some."""
+    banded = len(c.tiling.bands) > 1
+    if c.mapped and c.gapped and not buffered:
+        base = np.zeros((3, int(np.prod(c.sig)) + 1), dtype)[:, :-1].reshape(3, -1) if len(c.sig) == 1 else np.zeros((3, c.sig[0] + 1, *c.sig[1:]), dtype)[:, :-1]
+    else:
+        base = np.zeros((3, *c.sig), dtype)
+    if banded:
+        base = base[:, : c.tiling.rows]
+    base.setflags(write=False)
+    return base
+
+
+def _head(value: Any, n: int) -> Any:
+    """Rows of placed values for the good frames (corrupt ones have none)."""
+    return value[:n] if isinstance(value, np.ndarray) else type(value)(value.values, value.counts[:n])
+
+
+def _agree(channels: tuple[ChannelWork, ...], frames: dict[str, PartitionFrames], placed: dict[tuple[str, str], Any]) -> tuple[_Arr, dict[tuple[str, str], Any]]:
+    """Status of each position over all channels (the worst), and placed rows for the positions that are good in all."""
+    all_status = [f.status for f in frames.values()]
+    status = np.maximum.reduce(all_status) if len(all_status) > 1 else all_status[0]
+    if len(all_status) > 1 and any(not np.array_equal(s, status) for s in all_status):
+        owner = {key: frames[c.channel] for c in channels for key in c.udfs}
+        good = status == PROCESSED
+        for at, value in placed.items():
+            keep = good[owner[at[0]].status == PROCESSED]
+            if isinstance(value, np.ndarray):
+                placed[at] = value[keep]
+            else:
+                rows = np.repeat(keep, value.counts)
+                placed[at] = type(value)(value.values[rows], value.counts[keep])
+    return status, placed
