@@ -43,8 +43,8 @@ def test_the_tree_of_links_keeps_the_contracts(tmp_path: Path) -> None:
 
 BREACHES = {
     "a plug-in imports the engine": ("io_backends/files/npy.py", "libstream.run.tiles"),
-    "a plug-in passes by the door": ("udfs/sums.py", "libstream.model.shape"),
-    "one kind of plug-in imports another": ("udfs/sums.py", "libstream.executors.threads"),
+    "a plug-in passes by the door": ("udfs/com.py", "libstream.model.shape"),
+    "one kind of plug-in imports another": ("udfs/com.py", "libstream.executors.threads"),
     "the model imports contracts": ("libstream/model/shape.py", "libstream.contracts.udf"),
     "errors import the model": ("libstream/errors.py", "libstream.model.shape"),
     "kernels import the model": ("libstream/kernels/jit.py", "libstream.model.shape"),
