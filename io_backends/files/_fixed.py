@@ -140,7 +140,7 @@ class FixedReader(FrameReader):
     def view(self) -> _Arr | None:
         """All frames (n_frames, *sig) as a read-only array over the mapped file, or None."""
         lay = self.layout
-        if not self._direct or len(lay.files) != 1 or lay.n_frames == 0 or self._file(0).mapped is None:
+        if not self._direct or len(lay.files) != 1 or not self._aligned_in(0) or lay.n_frames == 0 or self._file(0).mapped is None:
             return None
         file = lay.files[0]
         verify_path(file)

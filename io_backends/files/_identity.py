@@ -44,6 +44,17 @@ class StoredFile:
     offset: int = 0
 
 
+def local_path(uri: str) -> str:
+    """Path of a local file from a path or a file:// URL; `~` is the home folder."""
+    if uri.startswith("file://"):
+        from urllib.parse import unquote, urlsplit
+
+        uri = unquote(urlsplit(uri).path)
+        if sys.platform == "win32":
+            uri = uri.lstrip("/")
+    return os.path.abspath(os.path.expanduser(uri))
+
+
 def stat_file(path: str, *, n_frames: int = 0, offset: int = 0) -> StoredFile:
     """State of `path` now. Raises FormatError where it is missing, unreadable or no regular file."""
     try:
