@@ -45,9 +45,7 @@ class ProcessesExecutor:
         self._lock = threading.Lock()
         self._pool: Any = None
 
-    def imap(
-        self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag
-    ) -> Iterator[Partial | None]:
+    def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. The work is written once to a private file and read once by each worker."""
         with _Shipped(work) as shipped:
             run = _Run(self, shipped, iter(partitions), in_flight + 1, cancel)
@@ -196,7 +194,7 @@ def _task(token: str, path: str, partition: Partition, cancel: CancelFlag) -> Pa
         if _held is not None:
             _held[1].close()
         with open(path, "rb") as f:
-            work: Work = pickle.load(f)  # written by the parent of this process, for this user only
+            work: Work = pickle.load(f)  # noqa: S301  written by the parent of this process, for this user only
         work.setup()
         _held = (token, work)
     return _held[1].process(partition, cancel)

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from libstream.ext import CancelFlag, CancelledError, Partial, Partition, Traits, UsageError, Work, n_workers_default
 
-
 HEARTBEAT_S = 0.05
 """A silent iterator yields None this often, so that the loop can publish what it has."""
 
@@ -36,9 +35,7 @@ class ThreadsExecutor:
                 self._pool = ThreadPoolExecutor(self.traits.n_workers, thread_name_prefix="libstream-worker")
             return self._pool
 
-    def imap(
-        self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag
-    ) -> Iterator[Partial | None]:
+    def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. Each worker pulls its next partition itself, so that a source that waits stops nobody's results."""
         work.setup()
         pool = self._started()

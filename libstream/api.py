@@ -25,7 +25,8 @@ from libstream.run.bind import OnChannel
 from libstream.run.job import Job, Progress
 
 __all__ = [
-    "Job", "Progress", "Result", "arun", "arun_iter", "executor", "load_result", "map", "on", "open", "run", "run_iter", "shutdown", "start",
+    "Job", "OnChannel", "Progress", "Result", "arun", "arun_iter", "executor", "load_result", "map", "on", "open", "run",
+    "run_iter", "shutdown", "start",
 ]  # fmt: skip
 
 UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
@@ -116,10 +117,8 @@ def run(
     """
     job = _job(source, udfs, roi, corrections, executor, progress, "scan")
     if job.in_caller:
-        result = None
-        for result in job.steps():
-            pass
-        return result  # type: ignore[return-value]
+        *_, last = job.steps()
+        return last
     job.start()
     try:
         return job.wait()
@@ -254,8 +253,15 @@ def _job(source: Any, udfs: UDFs, roi: Any, corrections: Any, ex: str | Executor
 
         progress = Bar()
     return Job(
-        source, keyed(udfs), executor=_executor(ex), roi=roi, corrections=corrections, progress=progress or None, order=order, saver=save_result
-    )  # fmt: skip
+        source,
+        keyed(udfs),
+        executor=_executor(ex),
+        roi=roi,
+        corrections=corrections,
+        progress=progress or None,
+        order=order,
+        saver=save_result,
+    )
 
 
 def keyed(udfs: UDFs) -> dict[str, UDF | OnChannel]:

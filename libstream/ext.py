@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libstream.config import n_workers as n_workers_default
+from libstream.config import n_workers as _n_workers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
 from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Opener, Partition
@@ -32,6 +32,8 @@ from libstream.model.result import Outputs, Result
 from libstream.model.shape import DataShape, Region, Span
 from libstream.model.source import Axis, RunMeta, SourceId, SourceMeta, default_axes
 from libstream.model.tile import At, Tile
+
+n_workers_default = _n_workers
 
 __all__ = [
     "UDF",

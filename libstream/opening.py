@@ -58,8 +58,10 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, (np.dtype, Quantity, Path)) or isinstance(value, type):
-        return str(np.dtype(value)) if not isinstance(value, (Quantity, Path)) else str(value)
+    if isinstance(value, (np.dtype, type)):
+        return str(np.dtype(value))
+    if isinstance(value, (Quantity, Path)):
+        return str(value)
     return value
 
 

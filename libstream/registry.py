@@ -54,4 +54,6 @@ def load(group: Group, name: str) -> Any:
         return entries[name].load()
     except ImportError as exc:
         missing = exc.name or str(exc)
-        raise NotInstalledError(f"{group.removesuffix('s')} {name!r} needs {missing}, which is not installed: {exc}", name=exc.name) from exc
+        raise NotInstalledError(
+            f"{group.removesuffix('s')} {name!r} needs {missing}, which is not installed: {exc}", name=exc.name
+        ) from exc

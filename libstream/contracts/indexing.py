@@ -47,7 +47,9 @@ def frames_at(source: FrameSource, index: Any) -> _Arr:
             if valid is not None and not valid.all():
                 bad = int(flat[row + int(np.flatnonzero(~valid)[0])])
                 where = tuple(int(i) for i in np.unravel_index(bad, nav)) if nav else 0
-                raise CorruptFileError(f"{meta.id.uri}: the frame at scan position {where} is corrupt; runs leave such frames out and count them")
+                raise CorruptFileError(
+                    f"{meta.id.uri}: the frame at scan position {where} is corrupt; runs leave such frames out and count them"
+                )
     finally:
         reader.close()
     out = out.reshape(*np.shape(picked), *sig)

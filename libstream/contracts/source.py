@@ -39,11 +39,12 @@ class FrameReader(Protocol):
         files: the engine calls `check` before it touches each partition of it.
         """
 
-    in_memory: bool
+    in_memory: bool = False
     """True where a view stays readable whatever happens to files (arrays of this process)."""
 
     def valid(self, frames: Span) -> _Arr | None:
         """For views: bool (len(frames),), False for corrupt frames; None where all are good."""
+        return None
 
     def check(self) -> None:
         """Raise SourceChangedError unless the data are still as they were at opening. Cheap: called per partition."""

@@ -126,7 +126,8 @@ def _module(digest: str, source: str, k: Kernel) -> Any:
         return sys.modules[name]
     path = _write(kernel_folder() / f"{name}.py", f"# loop around {k!r}\n\n\n{source}")
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load the generated loop {path}")
     module = importlib.util.module_from_spec(spec)
     module.__dict__.update(user=k.jit, frame_of=frame_of)
     sys.modules[name] = module  # before it runs: numba finds cached code through the module's name

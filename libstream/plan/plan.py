@@ -20,6 +20,9 @@ TILE_BYTES_MAX = 8 * MIB
 MIN_FRAMES = 8
 """Fewest frames in a tile for UDFs that sum over the scan: their accumulator is written once for this many frames."""
 
+PYTHON_FIRST, PYTHON_FRAMES = 8, 256
+"""Positions in the first and in the largest partition where Python is called for each frame."""
+
 
 @dataclass(frozen=True)
 class Need:
@@ -35,6 +38,7 @@ class Need:
     whole: bool
     compiled: bool
     partition: bool
+    frames: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,9 @@ def make_plan(
     total = math.prod(nav)
     reasons.append(f"positions: {n_selected} of {total}" + (f" in {len(runs)} runs (region of interest)" if mask is not None else ""))
     if missing.any():
-        reasons.append(f"missing: {int(missing.sum())} positions have no frame (sync_offset {sync_offset}, {n_frames} frames in the source)")
+        reasons.append(
+            f"missing: {int(missing.sum())} positions have no frame (sync_offset {sync_offset}, {n_frames} frames in the source)"
+        )
     tilings = {}
     for name, (sig, itemsize) in channels.items():
         tilings[name], why = tile_of(sig, itemsize, needs[name])
@@ -146,6 +152,11 @@ def make_plan(
     size = min(max(share, 16 * MIB), upper) * task_factor
     depth = max(t.depth for t in tilings.values())
     frames = max(depth, int(size // frame_bytes) // depth * depth)
+    by_frame = any(n.frames for group in needs.values() for n in group)
+    if by_frame:
+        # a Python call may take milliseconds: a partition is what a snapshot waits for
+        depth = min(depth, PYTHON_FIRST)
+        frames = max(depth, min(frames, PYTHON_FRAMES))
     if order == "coarse":
         frames = max(depth, min(frames, -(-n_selected // (4 * max(1, n_workers)))))
     reasons.append(
@@ -174,6 +185,10 @@ def tile_of(sig: tuple[int, ...], itemsize: int, needs: Sequence[Need]) -> tuple
         return Tiling(1, n_rows, n_rows), f"1 whole frame ({frame / MIB:.2f} MiB), nothing is summed over the scan"
     if whole:
         depth = max(1, min(MIN_FRAMES, TILE_BYTES_MAX // frame))
-        return Tiling(depth, n_rows, n_rows), f"{depth} whole frames ({depth * frame / MIB:.1f} MiB), because {', '.join(whole)} needs whole frames"
+        return Tiling(
+            depth, n_rows, n_rows
+        ), f"{depth} whole frames ({depth * frame / MIB:.1f} MiB), because {', '.join(whole)} needs whole frames"
     rows = max(1, min(n_rows, TILE_BYTES // (MIN_FRAMES * row)))
-    return Tiling(MIN_FRAMES, rows, n_rows), f"{MIN_FRAMES} frames in bands of {rows} rows ({MIN_FRAMES * rows * row / MIB:.2f} MiB): frames are large"
+    return Tiling(
+        MIN_FRAMES, rows, n_rows
+    ), f"{MIN_FRAMES} frames in bands of {rows} rows ({MIN_FRAMES * rows * row / MIB:.2f} MiB): frames are large"

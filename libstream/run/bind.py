@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from libstream.model.shape import Region, Span
 from libstream.model.source import RunMeta, SourceMeta
 from libstream.plan.plan import Need, RunPlan, make_plan
 from libstream.plan.roi import as_mask
+from libstream.run.block import Block
 from libstream.run.calls import Call
 from libstream.run.collect import Collector
 from libstream.run.correct import Converter, input_dtype
@@ -137,9 +138,7 @@ def _bind_one(
     run_meta = RunMeta(
         meta.shape, dtype, meta.axes, meta.dtype, mask, corrections if folds else None, max_frames, meta.centre, meta.rotation_deg
     )  # fmt: skip
-    changes = {
-        f.name: value.in_pixels(meta.sig_axes) for f in fields(udf) if isinstance(value := getattr(udf, f.name), Quantity)  # type: ignore[arg-type]
-    }
+    changes = {name: value.in_pixels(meta.sig_axes) for name, value in udf.parameters().items() if isinstance(value, Quantity)}
     bound = replace(udf, **changes) if changes else udf  # type: ignore[type-var]
     converter = None
     if corrected or dtype != meta.dtype:
@@ -175,6 +174,7 @@ def _need(key: str, udf: UDF) -> Need:
         whole=kind != "process_tile" or udf.whole_frames,
         compiled=isinstance(udf.hook(), Kernel),
         partition=kind == "process_partition",
+        frames=kind == "process_frame" and not isinstance(udf.hook(), Kernel),
     )
 
 
@@ -213,7 +213,9 @@ def _check_picklable(bound: Bound) -> None:
     try:
         cloudpickle.dumps(bound.work)
     except Exception as exc:
-        raise UsageError(f"the source {bound.source.meta.id.uri} cannot be opened in another process: {exc}. Use executor='threads'") from exc
+        raise UsageError(
+            f"the source {bound.source.meta.id.uri} cannot be opened in another process: {exc}. Use executor='threads'"
+        ) from exc
 
 
 def _dry_run(bound: Bound, channel: ChannelWork, key: str, udf: UDF) -> None:
@@ -231,7 +233,9 @@ def _dry_run(bound: Bound, channel: ChannelWork, key: str, udf: UDF) -> None:
     merger = bound.work._made["merger"]
     keyed = {(key, n): v for n, v in reduced.items()}
     type(merger)({key: (udf, call.outputs)}).reduced(keyed, keyed)
-    one = Collector({key: udf}, {key: bound.metas[key]}, bound.source.meta.shape.nav, None, np.zeros(max(1, bound.source.meta.shape.n_positions), bool))
+    one = Collector(
+        {key: udf}, {key: bound.metas[key]}, bound.source.meta.shape.nav, None, np.zeros(max(1, bound.source.meta.shape.n_positions), bool)
+    )
     one.status[:2] = PROCESSED
     for name, value in placed.items():
         if isinstance(value, np.ndarray):
@@ -247,7 +251,6 @@ def _try(bound: Bound, call: Call, frames: _Arr) -> tuple[dict[str, Any], dict[s
     frames.setflags(write=False)
     n = min(len(frames), max(1, call.udf.meta.shape.n_positions))
     state = call.begin(n)
-    index, runs = np.arange(n, dtype=np.int64), np.array([[0, n]], np.int64)
     band = (0, frames.shape[1])
     with np.errstate(all="ignore"):
         if debug():
@@ -255,7 +258,7 @@ def _try(bound: Bound, call: Call, frames: _Arr) -> tuple[dict[str, Any], dict[s
         if call.compiled:
             # the loop was compiled for the run's tiles; a gapped array of the same type serves here too
             frames = _like_tiles(bound, call, frames)
-        call.tile(state, frames, runs, index, 0, band, n, np.zeros(1, np.uint8))
+        call.tile(state, Block.of(frames[:n]), band, n, np.zeros(1, np.uint8))
     return call.end(state)
 
 
@@ -290,4 +293,3 @@ def _first_frames(bound: Bound, channel: ChannelWork, udf: UDF) -> _Arr | None:
     out = np.empty(raw.shape, converter.dtype)
     converter.into(raw, np.array([[0, 1]], np.int64), out)
     return out
-

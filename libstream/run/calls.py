@@ -19,6 +19,7 @@ from libstream.model.output import Output
 from libstream.model.partial import RaggedPart
 from libstream.model.shape import Region
 from libstream.model.tile import At, Aux, Tile
+from libstream.run.block import Block
 
 _Arr = np.ndarray[Any, Any]
 _NO_COUNTS = np.zeros(0, np.int64)
@@ -129,7 +130,7 @@ class Call:
             elif name in self.aux_names:
                 args.append(Arg(name, "aux"))
             elif name in ("index", "row0"):
-                args.append(Arg(name, name))  # type: ignore[arg-type]
+                args.append(Arg(name, "index" if name == "index" else "row0"))
             elif field_of(cls, name) is not None or name in known_constants:
                 args.append(Arg(name, "constant"))
                 fixed[name] = _kernel_value(self.key, name, getattr(self.udf, name))
@@ -153,7 +154,9 @@ class Call:
         """Compile the loop for tiles like `data` (n, *sig). At bind, never in a worker: a compile cannot be cancelled."""
         if self.compiled:
             with self._user_code("while it was compiled"):
-                self.step = compiled_loop(self.hook, self.kind, self.args, self._step_args(self.begin(1), data, np.zeros((1, 2), np.int64), np.zeros(1, np.int64), 0, 0, 1, 1, np.zeros(1, np.uint8)))  # fmt: skip
+                one = Block(data, np.zeros((1, 2), np.int64), np.zeros(1, np.int64), 0)
+                samples = self._step_args(self.begin(1), one, (0, data.shape[1]), 1, np.zeros(1, np.uint8))
+                self.step = compiled_loop(self.hook, self.kind, self.args, samples)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -173,14 +176,14 @@ class Call:
             arrays["#counts"] = np.zeros(n, np.int64)
         return State(arrays, n)
 
-    def tile(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
-        """Process frames `runs` of `data` (cut to rows `band`), which are rows k, k + 1, ... of the partition."""
+    def tile(self, state: State, block: Block, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
+        """Process the frames of `block`, which holds the rows `band` of each; compiled loops visit `depth` frames at a time."""
         if self.compiled:
-            self._run_kernel(state, data, runs, index, k, band, depth, cancel)
+            self._run_kernel(state, block, band, depth, cancel)
         elif self.kind == "process_frame":
-            self._run_frames(state, data, runs, index, k, cancel)
+            self._run_frames(state, block, cancel)
         else:
-            self._run_tile(state, data, runs, index, k, band)
+            self._run_tile(state, block, band)
 
     def run_checked(self, frames: _Arr) -> None:
         """Run a kernel once with bounds checks on `frames` (n, *sig). Debug mode only: slow."""
@@ -188,7 +191,7 @@ class Call:
             return
         state = self.begin(len(frames))
         rows = np.arange(len(frames), dtype=np.int64)
-        bound = self._step_args(state, frames, np.zeros((1, 2), np.int64), rows, 0, 0, frames.shape[1], 1, np.zeros(1, np.uint8))[9:]
+        bound = self._step_args(state, Block.of(frames), (0, frames.shape[1]), 1, np.zeros(1, np.uint8))[9:]
         names = [a for a in self.args if a.kind not in ("index", "row0")]
         values = dict(zip((a.name for a in names), bound, strict=True))
         values.update(index=rows, row0=0)
@@ -216,15 +219,17 @@ class Call:
                 reduced[name] = value.reshape(value.shape if o.kind == "sig" or o.extra else ()).astype(o.dtype, copy=False)
         return placed, reduced
 
-    def _step_args(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, row0: int, row1: int, depth: int, cancel: _Arr, first: int = 0) -> tuple[Any, ...]:  # fmt: skip
-        n = len(index)
+    def _step_args(
+        self, state: State, block: Block, band: tuple[int, int], depth: int, cancel: _Arr, first: int = 0
+    ) -> tuple[Any, ...]:  # fmt: skip
+        index, k, n = block.index, block.k, len(block.index)
         values = []
         for a in self.args:
             if a.kind == "nav":
                 values.append(state.arrays[a.name][k : k + n])
             elif a.kind == "reduced":
                 array = state.arrays[a.name]
-                values.append(array[row0:row1] if a.name in self._kernel_reduced else array)
+                values.append(array[band[0] : band[1]] if a.name in self._kernel_reduced else array)
             elif a.kind == "aux":
                 values.append(_read_only(self.aux_arrays[a.name][index]))
             elif a.kind == "ragged":
@@ -232,12 +237,12 @@ class Call:
             elif a.kind == "constant":
                 values.append(self._fixed[a.name])
         counts = state.arrays["#counts"][k : k + n] if "#counts" in state.arrays else _NO_COUNTS
-        return (data, runs, depth, cancel, index, row0, first, state.used, counts, *values)
+        return (block.data, block.runs, depth, cancel, index, band[0], first, state.used, counts, *values)
 
-    def _run_kernel(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
-        first = 0
+    def _run_kernel(self, state: State, block: Block, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
+        first, index = 0, block.index
         while True:
-            args = self._step_args(state, data, runs, index, k, band[0], band[1], depth, cancel, first)
+            args = self._step_args(state, block, band, depth, cancel, first)
             try:
                 done, used, wanted = self.step(*args)
             except Exception as exc:
@@ -254,7 +259,8 @@ class Call:
             state.arrays[name] = larger
             first = int(done)
 
-    def _run_frames(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, cancel: _Arr) -> None:
+    def _run_frames(self, state: State, block: Block, cancel: _Arr) -> None:
+        data, index, k = block.data, block.index, block.k
         out = Out(self.key)
         fields = out.__dict__
         navs = [(n, state.arrays[n]) for n, o in self.outputs.items() if o.kind == "nav"]
@@ -263,7 +269,7 @@ class Call:
         hook, udf = self.hook, self.udf
         nothing = Aux({})
         row = k
-        for start, stop in runs.tolist():
+        for start, stop in block.runs.tolist():
             for i in range(start, stop):
                 if cancel[0]:
                     raise CancelledError("cancelled")
@@ -284,9 +290,10 @@ class Call:
                     raise self._failure(exc, f"at scan position {self.where(int(index[row - k]))}") from exc
                 row += 1
 
-    def _run_tile(self, state: State, data: _Arr, runs: _Arr, index: _Arr, k: int, band: tuple[int, int]) -> None:
-        """`runs` is one run here: the tile loop gathers scattered frames for plain-Python tiles."""
-        start, stop = int(runs[0, 0]), int(runs[0, 1])
+    def _run_tile(self, state: State, block: Block, band: tuple[int, int]) -> None:
+        """The block is one run here: the tile loop gathers scattered frames for plain-Python tiles."""
+        data, index, k = block.data, block.index, block.k
+        start, stop = block.runs[0].tolist()
         n = stop - start
         out = Out(self.key)
         for name, o in self.outputs.items():
@@ -307,7 +314,9 @@ class Call:
             raise
         except Exception as exc:
             first, last = self.where(int(index[0])), self.where(int(index[-1]))
-            raise self._failure(exc, f"in the {n} frames at scan positions {first} to {last}, rows {band[0]} to {band[1]} of the frame") from exc
+            raise self._failure(
+                exc, f"in the {n} frames at scan positions {first} to {last}, rows {band[0]} to {band[1]} of the frame"
+            ) from exc
 
     # -- errors ----------------------------------------------------------------------------------------------------
 
@@ -361,4 +370,3 @@ def _kernel_value(key: str, name: str, value: Any) -> Any:
     if isinstance(value, tuple) and all(isinstance(v, (bool, int, float, complex)) for v in value):
         return value
     raise TypeError(f"UDF {key}: {name} = {value!r} cannot be given to a kernel: a kernel takes numbers, tuples of numbers and arrays")
-

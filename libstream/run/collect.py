@@ -28,7 +28,9 @@ class Collector:
     mask: region of interest; missing: flat bool, wanted positions without a frame.
     """
 
-    def __init__(self, udfs: Mapping[str, UDF], metas: Mapping[str, SourceMeta], nav: tuple[int, ...], mask: _Arr | None, missing: _Arr) -> None:
+    def __init__(
+        self, udfs: Mapping[str, UDF], metas: Mapping[str, SourceMeta], nav: tuple[int, ...], mask: _Arr | None, missing: _Arr
+    ) -> None:
         self.udfs, self.metas, self.nav = udfs, metas, nav
         self.declared: dict[str, dict[str, Output]] = {k: dict(u.outputs()) for k, u in udfs.items()}
         worked = {k: (u, {n: o for n, o in self.declared[k].items() if not o.derived}) for k, u in udfs.items()}
@@ -97,7 +99,9 @@ class Collector:
             shown = {n: _frozen(arrays[n]) for n, o in self.declared[key].items() if not o.private and n in arrays}
             outputs[key] = Outputs(key, shown, self.declared[key], meta.shape, meta.axes)
             if touched is not None:
-                changed.update({(key, n): (touched[0] // per_row, touched[1] // per_row + 1) for n, o in self.declared[key].items() if o.kind == "nav"})
+                changed.update(
+                    {(key, n): (touched[0] // per_row, touched[1] // per_row + 1) for n, o in self.declared[key].items() if o.kind == "nav"}
+                )
         return Result(outputs, coverage, generation, version, run, params, final, changed)
 
     def _array(self, key: str, name: str, o: Output, total: Mapping[tuple[str, str], _Arr]) -> Any:
@@ -132,7 +136,9 @@ class Collector:
             o = self.declared[key].get(name)
             if o is None:
                 known = ", ".join(self.declared[key])
-                raise UDFError(f"UDF {key}: finish returned {name!r}, which outputs() does not declare; it declares {known}", udf=key, where="finish")
+                raise UDFError(
+                    f"UDF {key}: finish returned {name!r}, which outputs() does not declare; it declares {known}", udf=key, where="finish"
+                )
             if isinstance(value, Ragged):
                 out[name] = value
                 continue

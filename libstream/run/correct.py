@@ -63,11 +63,11 @@ class Converter:
 
     def _tables(self, sig: tuple[int, ...]) -> tuple[_Arr, _Arr]:
         c = self.corrections
-        held = self.__dict__.get("_held")
+        held: tuple[_Arr, _Arr] | None = self.__dict__.get("_held")
         if held is None:
             real = np.dtype(self.dtype.type(0).real.dtype)
             dark = np.zeros(sig, real) if c is None or c.dark is None else c.dark.astype(real)
             gain = np.ones(sig, real) if c is None or c.gain is None else c.gain.astype(real)
             held = (dark.reshape(-1), gain.reshape(-1))
             object.__setattr__(self, "_held", held)
-        return held  # type: ignore[no-any-return]
+        return held

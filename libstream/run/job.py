@@ -79,7 +79,7 @@ class Job:
         if order not in ("scan", "coarse"):
             raise UsageError(f"order must be 'scan' or 'coarse', got {order!r}")
         self._source, self._executor, self._progress, self._saver, self._tick_s = source, executor, progress, saver, tick_s
-        self._options = {"roi": roi, "corrections": corrections, "order": order, "traits": executor.traits}
+        self._options: dict[str, Any] = {"roi": roi, "corrections": corrections, "order": order, "traits": executor.traits}
         self._udfs = dict(udfs)
         self._lock = threading.RLock()
         self._idle = threading.Event()
@@ -91,7 +91,8 @@ class Job:
         self._published_in_generation = False
         self._last_progress = Progress(0, 0, 0, 0.0, 0)
         self._collector: Collector | None = None
-        self._bound = self._pending = self._bind(self._udfs)
+        self._bound = self._bind(self._udfs)
+        self._pending: Bound | None = self._bound
         self._thread: threading.Thread | None = None
 
     # -- for users -------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ class Job:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _bind(self, udfs: Mapping[str, UDF | OnChannel]) -> Bound:
-        return bind(self._source, udfs, **self._options)  # type: ignore[arg-type]
+        return bind(self._source, udfs, **self._options)
 
     def _restart(self) -> None:
         self._error, self._stopped = None, False
@@ -228,7 +229,7 @@ class Job:
         try:
             for _ in self._generations():
                 pass
-        except BaseException as exc:  # kept for wait(): a thread has nobody else to tell
+        except BaseException as exc:  # noqa: BLE001  kept for wait(): a thread has nobody else to tell
             self._error = exc
         finally:
             self._idle.set()
@@ -282,14 +283,13 @@ class Job:
         partitions = bound.source.partitions(bound.plan.partitions())
         try:
             yield from run_loop(self._executor, bound.work, partitions, collector, cancel, publish, progress, self._tick_s)
-        except CancelledError as exc:
+        except CancelledError:
             with self._lock:
                 superseded = self._pending is not None
             if not superseded:
                 publish(final=True)
                 if not self._stopped:
                     raise
-                self._late_message = str(exc)
                 return
         except BaseException:
             self._publish_what_is_there(publish)
@@ -303,7 +303,7 @@ class Job:
     def _publish_what_is_there(self, publish: Callable[[bool], None]) -> None:
         try:
             publish(True)
-        except Exception:  # the error of the run is on its way; a second one from a UDF's finish would hide it
+        except Exception:  # noqa: BLE001  the error of the run is on its way; a second one from a UDF's finish would hide it
             return
 
 

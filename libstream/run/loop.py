@@ -9,6 +9,7 @@ from libstream.contracts.executor import CancelFlag, Executor, Work
 from libstream.contracts.source import Partition
 from libstream.run.collect import Collector
 
+
 def run_loop(
     executor: Executor,
     work: Work,

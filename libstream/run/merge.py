@@ -63,7 +63,9 @@ class Merger:
                     value = np.asarray(getattr(into, n))
                     if value.shape != left[key, n].shape:
                         raise UDFError(
-                            f"UDF {key}: merge made {n} an array of shape {value.shape}, expected {left[key, n].shape}", udf=key, where="merge"
+                            f"UDF {key}: merge made {n} an array of shape {value.shape}, expected {left[key, n].shape}",
+                            udf=key,
+                            where="merge",
                         )
                     out[key, n] = value.astype(left[key, n].dtype, copy=False)
         return out
@@ -75,12 +77,11 @@ def _merged(how: str, a: _Arr, b: _Arr, key: str, name: str) -> _Arr:
     if how == "min":
         return np.minimum(a, b)
     total = np.add(a, b)
+    wrapped: Any = False
     if total.dtype.kind == "u":
         wrapped = (total < a).any()
     elif total.dtype.kind == "i":
         wrapped = (((a >= 0) == (b >= 0)) & ((total >= 0) != (a >= 0))).any()
-    else:
-        wrapped = False
     if wrapped:
         raise UDFError(
             f"UDF {key}: output {name} overflows its dtype {a.dtype} when partial sums are added; declare a wider dtype (uint64, float64)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,22 +14,13 @@ from libstream.model.partial import CORRUPT, PROCESSED
 from libstream.model.shape import Region, Span
 from libstream.plan.plan import MIB, Tiling
 from libstream.plan.roi import runs_of
+from libstream.run.block import Block
 from libstream.run.buffers import Buffers
 
 _Arr = np.ndarray[Any, Any]
 
 READ_BYTES = 2 * MIB
 """Bytes of one read into a buffer: below 1 MiB a preadv costs more than it moves (11 against 21 GB/s at 0.25 and 1 MiB)."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Good frames that are in memory: rows `runs` of `data` are rows k, k + 1, ... of the partition; `index` their positions."""
-
-    data: _Arr
-    runs: _Arr
-    index: _Arr
-    k: int
 
 
 class PartitionFrames:
@@ -142,7 +133,7 @@ def gathered(block: Block, buffers: Buffers) -> Block:
     for a, b in block.runs.tolist():
         out[row : row + b - a] = block.data[a:b]
         row += b - a
-    return Block(_read_only(out), np.array([[0, n]], np.int64), block.index, block.k)
+    return replace(Block.of(_read_only(out), block.index), k=block.k)
 
 
 def read_buffer(buffers: Buffers, tiling: Tiling, sig: Sequence[int], dtype: np.dtype[Any], n: int, partition: bool) -> tuple[_Arr, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,17 @@ from libstream.contracts.executor import CancelFlag
 from libstream.contracts.source import FrameReader, Opener, Partition
 from libstream.contracts.udf import UDF
 from libstream.errors import CancelledError
-from libstream.model.corrections import Corrections
 from libstream.model.partial import PROCESSED, Partial
 from libstream.plan.plan import Tiling
+from libstream.run.block import Block
 from libstream.run.buffers import Buffers
 from libstream.run.calls import Call, State
 from libstream.run.correct import Converter
 from libstream.run.merge import Merger
-from libstream.run.tiles import Block, PartitionFrames, cut, gathered, read_buffer
+from libstream.run.tiles import PartitionFrames, cut, gathered, read_buffer
 
 _Arr = np.ndarray[Any, Any]
+Placed = dict[tuple[str, str], Any]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,13 @@ class Work:
         return buffers
 
     def _run_channel(
-        self, c: ChannelWork, calls: dict[str, Call], states: dict[str, State], frames: PartitionFrames, cancel: CancelFlag, seconds: dict[str, float]
+        self,
+        c: ChannelWork,
+        calls: dict[str, Call],
+        states: dict[str, State],
+        frames: PartitionFrames,
+        cancel: CancelFlag,
+        seconds: dict[str, float],
     ) -> None:
         buffers = self._buffers()
         partition = any(call.kind == "process_partition" for call in calls.values())
@@ -156,7 +163,7 @@ class Work:
                 raise CancelledError("cancelled")
             data = part.data.view()
             data.setflags(write=False)
-            self._run_block(c, calls, states, Block(data, part.runs, part.index, part.k), cancel, seconds, buffers, partition)
+            self._run_block(c, calls, states, replace(part, data=data), cancel, seconds, buffers, partition)
 
     def _run_block(
         self, c: ChannelWork, calls: dict[str, Call], states: dict[str, State], block: Block, cancel: CancelFlag,
@@ -164,11 +171,11 @@ class Work:
     ) -> None:  # fmt: skip
         bands = c.tiling.bands
         if len(calls) == 1 and len(bands) == 1:
-            (key, call), = calls.items()
+            ((key, call),) = calls.items()
             if call.compiled and c.converters[key] is None:
                 # one compiled call for the whole block: Python is not involved in its tiles
                 t = time.perf_counter()
-                call.tile(states[key], block.data, block.runs, block.index, block.k, bands[0], c.tiling.depth, cancel.array)
+                call.tile(states[key], block, bands[0], c.tiling.depth, cancel.array)
                 seconds["udf:" + key] = seconds.get("udf:" + key, 0.0) + time.perf_counter() - t
                 return
         for tile in cut(block, len(block.index) if partition else c.tiling.depth):
@@ -181,14 +188,14 @@ class Work:
         cancel: CancelFlag, seconds: dict[str, float], buffers: Buffers,
     ) -> None:  # fmt: skip
         made: dict[Any, Block] = {None: tile}
-        for key, converter in c.converters.items():
+        for converter in c.converters.values():
             if converter is not None and converter.key not in made:
                 t = time.perf_counter()
                 out = buffers.get(f"convert{converter.key}", (len(tile.index), *tile.data.shape[1:]), converter.dtype)
                 converter.into(tile.data, tile.runs, out)
                 view = out.view()
                 view.setflags(write=False)
-                made[converter.key] = Block(view, np.array([[0, len(out)]], np.int64), tile.index, tile.k)
+                made[converter.key] = replace(Block.of(view, tile.index), k=tile.k)
                 seconds["convert"] = seconds.get("convert", 0.0) + time.perf_counter() - t
         for band in bands:
             for key, call in calls.items():
@@ -197,8 +204,7 @@ class Work:
                 if not call.compiled and call.kind != "process_frame" and len(part.runs) != 1:
                     part = made[None] = gathered(part, buffers)
                 t = time.perf_counter()
-                data = part.data if len(bands) == 1 else part.data[:, band[0] : band[1]]
-                call.tile(states[key], data, part.runs, part.index, part.k, band, c.tiling.depth, cancel.array)
+                call.tile(states[key], part if len(bands) == 1 else part.band(band), band, c.tiling.depth, cancel.array)
                 seconds["udf:" + key] = seconds.get("udf:" + key, 0.0) + time.perf_counter() - t
 
 
@@ -206,7 +212,8 @@ def _sample(c: ChannelWork, dtype: np.dtype[Any], buffered: bool) -> _Arr:
     """An array of the type that kernels will be given: C order, or frames with gaps where views or bands make some."""
     banded = len(c.tiling.bands) > 1
     if c.mapped and c.gapped and not buffered:
-        base = np.zeros((3, int(np.prod(c.sig)) + 1), dtype)[:, :-1].reshape(3, -1) if len(c.sig) == 1 else np.zeros((3, c.sig[0] + 1, *c.sig[1:]), dtype)[:, :-1]
+        first, *rest = c.sig
+        base = np.zeros((3, first + 1, *rest), dtype)[:, :-1]
     else:
         base = np.zeros((3, *c.sig), dtype)
     if banded:
@@ -220,7 +227,7 @@ def _head(value: Any, n: int) -> Any:
     return value[:n] if isinstance(value, np.ndarray) else type(value)(value.values, value.counts[:n])
 
 
-def _agree(channels: tuple[ChannelWork, ...], frames: dict[str, PartitionFrames], placed: dict[tuple[str, str], Any]) -> tuple[_Arr, dict[tuple[str, str], Any]]:
+def _agree(channels: tuple[ChannelWork, ...], frames: dict[str, PartitionFrames], placed: Placed) -> tuple[_Arr, Placed]:
     """Status of each position over all channels (the worst), and placed rows for the positions that are good in all."""
     all_status = [f.status for f in frames.values()]
     status = np.maximum.reduce(all_status) if len(all_status) > 1 else all_status[0]
