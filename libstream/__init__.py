@@ -2,8 +2,45 @@
 
 from __future__ import annotations
 
+import sys as _sys
 from pathlib import Path as _Path
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
+
+if _TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers and editors; tests/unit/test_door.py compares
+    from libstream import errors as errors
+    from libstream import ext as ext
+    from libstream import testing as testing
+    from libstream import udfs as udfs
+    from libstream.api import Job as Job
+    from libstream.api import Result as Result
+    from libstream.api import arun as arun
+    from libstream.api import arun_iter as arun_iter
+    from libstream.api import executor as executor
+    from libstream.api import load_result as load_result
+    from libstream.api import map as map
+    from libstream.api import on as on
+    from libstream.api import open as open
+    from libstream.api import run as run
+    from libstream.api import run_iter as run_iter
+    from libstream.api import shutdown as shutdown
+    from libstream.api import start as start
+    from libstream.ext import UDF as UDF
+    from libstream.ext import Array as Array
+    from libstream.ext import Corrections as Corrections
+    from libstream.ext import Coverage as Coverage
+    from libstream.ext import Output as Output
+    from libstream.ext import PerPosition as PerPosition
+    from libstream.ext import Quantity as Quantity
+    from libstream.ext import Ragged as Ragged
+    from libstream.ext import frame_of as frame_of
+    from libstream.ext import kernel as kernel
+    from libstream.ext import nav as nav
+    from libstream.ext import param as param
+    from libstream.ext import ragged as ragged
+    from libstream.ext import sig as sig
+    from libstream.ext import single as single
 
 __version__ = "0.1.0"
 
@@ -27,6 +64,27 @@ _HOME = {name: module for module, names in _FROM.items() for name in names}
 _MODULES = ("udfs", "errors", "ext", "testing")
 
 __all__ = [*sorted(_HOME), *_MODULES]
+
+
+class _Door(_ModuleType):
+    """This module, whose `run` is the verb: importing the package libstream.run would put the package in its place."""
+
+    @property
+    def run(self) -> _Any:
+        from libstream.api import run
+
+        return run
+
+    @run.setter
+    def run(self, package: _Any) -> None:
+        """Python sets sub-packages as attributes of their parent; `from libstream.run import job` does not need that."""
+
+    def __reduce__(self) -> tuple[_Any, ...]:
+        """By name: a UDF of a notebook or a script holds `ls` among its globals, and cloudpickle knows plain modules only."""
+        return (__import__, (__name__,))
+
+
+_sys.modules[__name__].__class__ = _Door
 
 
 def __getattr__(name: str) -> _Any:
