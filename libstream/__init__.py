@@ -63,7 +63,40 @@ _FROM = {
 _HOME = {name: module for module, names in _FROM.items() for name in names}
 _MODULES = ("udfs", "errors", "ext", "testing")
 
-__all__ = [*sorted(_HOME), *_MODULES]
+__all__ = [
+    "UDF",
+    "Array",
+    "Corrections",
+    "Coverage",
+    "Job",
+    "Output",
+    "PerPosition",
+    "Quantity",
+    "Ragged",
+    "Result",
+    "arun",
+    "arun_iter",
+    "errors",
+    "executor",
+    "ext",
+    "frame_of",
+    "kernel",
+    "load_result",
+    "map",
+    "nav",
+    "on",
+    "open",
+    "param",
+    "ragged",
+    "run",
+    "run_iter",
+    "shutdown",
+    "sig",
+    "single",
+    "start",
+    "testing",
+    "udfs",
+]
 
 
 class _Door(_ModuleType):

@@ -15,7 +15,7 @@ import numpy as np
 
 from libstream import registry
 from libstream.contracts.source import FrameReader, FrameSource, Opener, Partition
-from libstream.errors import FormatError, ParameterError, ShapeError, UsageError
+from libstream.errors import FormatError, NotInstalledError, ParameterError, ShapeError, UsageError
 from libstream.model.quantity import Quantity
 from libstream.model.shape import DataShape, Region, Span
 from libstream.model.source import Axis, SourceMeta, default_axes
@@ -87,8 +87,13 @@ def _format_of(uri: Any, name: str | None) -> tuple[str, Any, Any]:
     with open(path, "rb") as f:
         head = f.read(HEAD_BYTES)
     best: tuple[float, str, Any] | None = None
+    broken: list[str] = []
     for plugin in registry.plugins("formats"):
-        fmt = registry.load("formats", plugin.name)()
+        try:
+            fmt = registry.load("formats", plugin.name)()
+        except NotInstalledError as exc:  # a plug-in that cannot be imported does not close the others' files
+            broken.append(str(exc))
+            continue
         sure = fmt.probe(head, text)
         if sure > 0 and (best is None or sure > best[0]):
             best = (sure, plugin.name, fmt)
@@ -97,6 +102,7 @@ def _format_of(uri: Any, name: str | None) -> tuple[str, Any, Any]:
         raise FormatError(
             f"{path}: no format recognises this file (it starts with {head[:16]!r}). Known formats: {names}. "
             "For headerless data pass format='raw', dtype= and frame=, e.g. ls.open(path, format='raw', dtype='uint16', frame=(256, 256))"
+            + "".join(f". Not asked: {b}" for b in broken)
         )
     return best[1], best[2], text
 
