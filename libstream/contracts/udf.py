@@ -31,10 +31,13 @@ RESERVED = frozenset(
         "outputs",
         "merge",
         "finish",
+        "begin_run",
+        "end_run",
         "hook",
         "version",
         "folds_corrections",
         "whole_frames",
+        "dry_run",
         *HOOKS,
     }
 )
@@ -140,6 +143,19 @@ class UDF:
     def finish(self, results: dict[str, Any], coverage: Coverage) -> Mapping[str, Any]:
         """Derived outputs from merged `results`; pure, called for every snapshot. Returns additional or changed arrays."""
         return {}
+
+    def begin_run(self) -> None:
+        """Called once in the process that started the run, after all checks and before the first partition.
+
+        For UDFs with effects outside of their outputs (files); such a class also says `dry_run = False`.
+        """
+
+    def end_run(self, results: Mapping[str, Any] | None, coverage: Coverage) -> None:
+        """Called once, in the same process, after `begin_run` and the last partition, before the final result is published.
+
+        results: merged outputs by name (private ones too, derived ones not) where all partitions were processed;
+        None where the run failed, was cancelled or was superseded by new parameters: undo then.
+        """
 
     # -- what the engine uses --------------------------------------------------------------------------------------
 

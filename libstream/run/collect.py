@@ -94,7 +94,7 @@ class Collector:
         self._touched = None
         for key, udf in self.udfs.items():
             meta = self.metas[key]
-            arrays = {name: self._array(key, name, o, total) for name, o in self.declared[key].items() if not o.derived}
+            arrays = self._arrays(key, total)
             arrays.update(self._finished(key, udf, arrays, coverage))
             shown = {n: _frozen(arrays[n]) for n, o in self.declared[key].items() if not o.private and n in arrays}
             outputs[key] = Outputs(key, shown, self.declared[key], meta.shape, meta.axes)
@@ -103,6 +103,13 @@ class Collector:
                     {(key, n): (touched[0] // per_row, touched[1] // per_row + 1) for n, o in self.declared[key].items() if o.kind == "nav"}
                 )
         return Result(outputs, coverage, generation, version, run, params, final, changed)
+
+    def merged(self, key: str) -> tuple[dict[str, Any], Coverage]:
+        """Copies of what was merged of one UDF, without derived outputs, and the coverage."""
+        return self._arrays(key, self.tree.total() or {}), Coverage(_frozen(self.status.copy().reshape(self.nav)))
+
+    def _arrays(self, key: str, total: Mapping[tuple[str, str], _Arr]) -> dict[str, Any]:
+        return {name: self._array(key, name, o, total) for name, o in self.declared[key].items() if not o.derived}
 
     def _array(self, key: str, name: str, o: Output, total: Mapping[tuple[str, str], _Arr]) -> Any:
         if o.kind == "nav":

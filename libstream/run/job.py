@@ -17,6 +17,7 @@ from libstream.contracts.udf import UDF
 from libstream.errors import CancelledError, UsageError
 from libstream.model.corrections import Corrections
 from libstream.model.result import Result
+from libstream.run.around import around
 from libstream.run.bind import Bound, OnChannel, bind
 from libstream.run.board import Board
 from libstream.run.collect import Collector
@@ -282,7 +283,8 @@ class Job:
         self._last_progress = Progress(0, bound.plan.n_selected, 0, 0.0, self._generation)
         partitions = bound.source.partitions(bound.plan.partitions())
         try:
-            yield from run_loop(self._executor, bound.work, partitions, collector, cancel, publish, progress, self._tick_s)
+            with around(bound.udfs, collector):
+                yield from run_loop(self._executor, bound.work, partitions, collector, cancel, publish, progress, self._tick_s)
         except CancelledError:
             with self._lock:
                 superseded = self._pending is not None
