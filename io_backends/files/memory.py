@@ -42,6 +42,8 @@ class MemoryOpener:
 class MemoryReader(FrameReader):
     """Reads frames of an array."""
 
+    in_memory = True
+
     def __init__(self, data: _Arr, n_sig: int) -> None:
         self._data = data
         self._n_sig = n_sig
