@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libstream.codecs import merlin, merlin_header
 from libstream.config import n_workers as _n_workers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
@@ -87,6 +88,8 @@ __all__ = [
     "flat_of",
     "frame_of",
     "kernel",
+    "merlin",
+    "merlin_header",
     "nav",
     "param",
     "ragged",
