@@ -21,12 +21,13 @@ from libstream.errors import FormatError, UsageError
 from libstream.model.corrections import Corrections
 from libstream.model.result import Result
 from libstream.opening import open_source
+from libstream.run.again import Comparison, compare, differences, rebuild, stored_corrections, stored_roi
 from libstream.run.bind import OnChannel
 from libstream.run.job import Job, Progress
 
 __all__ = [
-    "Job", "OnChannel", "Progress", "Result", "arun", "arun_iter", "executor", "load_result", "map", "on", "open", "run",
-    "run_iter", "shutdown", "start",
+    "Comparison", "Job", "OnChannel", "Progress", "Result", "arun", "arun_iter", "check_output", "compare", "differences", "executor",
+    "explain", "load_result", "map", "on", "open", "rebuild", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi",
 ]  # fmt: skip
 
 UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
@@ -127,6 +128,13 @@ def run(
         raise
 
 
+def explain(
+    source: FrameSource | Any, udfs: UDFs, *, roi: Any = None, corrections: Corrections | None = None, executor: str | Executor = "threads"
+) -> str:
+    """The plan of a run in words, one choice a line, without running it. Arguments and errors as for `start`."""
+    return _job(source, udfs, roi, corrections, executor, None, "scan").explain()
+
+
 def run_iter(
     source: FrameSource | Any,
     udfs: UDFs,
@@ -189,6 +197,12 @@ def load_result(path: str | Path) -> Result:
 def save_result(result: Result, path: Path) -> None:
     """Write `result` by the sink that knows the ending of `path`."""
     _sink_for(path).save(result, path)
+
+
+def check_output(path: str | Path) -> None:
+    """Raise before a run what `Result.save` would raise after it: an unknown ending, a file that is no result, no such folder."""
+    path = Path(path)
+    _sink_for(path).check(path)
 
 
 def _sink_for(path: Path) -> Any:

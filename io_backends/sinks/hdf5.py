@@ -69,6 +69,13 @@ class Hdf5ResultSink:
                     raise
                 raise SaveError(f"cannot save {path}: {exc}") from exc
 
+    def check(self, path: Path) -> None:
+        """Raise SaveError where `save` would refuse `path`: no such folder, or a file that is no result."""
+        path = Path(path)
+        if not path.absolute().parent.is_dir():
+            raise SaveError(f"cannot save {path}: there is no folder {path.parent}")
+        _refuse_foreign(path)
+
     def load(self, path: Path) -> Result:
         """Read a result file. Raises FormatError where it is none, is damaged, or comes from a newer libstream."""
         import h5py

@@ -22,7 +22,7 @@ from libstream.cli._openargs import load_array
 from libstream.cli.command import nearest, one_line
 from libstream.errors import LibstreamError, ParameterError, UsageError
 
-_KEYED = re.compile(r"([A-Za-z_][\w-]*)=(.+)", re.DOTALL)
+_KEYED = re.compile(r"([^\W\d]\w*)=(.+)", re.DOTALL)
 
 
 @dataclass
@@ -123,7 +123,7 @@ def udf_class(spec: str) -> type[Any]:
 def _installed(name: str) -> type[Any]:
     from libstream import registry
 
-    known = [row[0] for row in registry.plugins("udfs")]
+    known = [p.name for p in registry.plugins("udfs")]
     if name not in known:
         here = Path(f"{name}.py")
         hint = f"; for the one in {here} write --udf {here}" if here.is_file() else "; own ones are given as module:Class or file.py:Class"
@@ -180,7 +180,7 @@ def make_udfs(args: Sequence[UdfArg]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for arg in args:
         cls = udf_class(arg.spec)
-        key = arg.key or _free_key(_snake(cls.__name__), out)
+        key = arg.key or _free_key(cls, out)
         if key in out:
             raise UsageError(f"two UDFs are called {key!r}; give them keys of their own: --udf a={arg.spec} --udf b={arg.spec}")
         udf = make_udf(cls, arg.params)
@@ -248,13 +248,6 @@ def _literal(text: str, *, single: bool) -> Any:
     return [stripped] if single and stripped[:1] not in "[({" else text
 
 
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def _free_key(base: str, taken: Mapping[str, Any]) -> str:
-    key, number = base, 1
-    while key in taken:
-        number += 1
-        key = f"{base}_{number}"
-    return key
+def _free_key(cls: type[Any], taken: Mapping[str, Any]) -> str:
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+    return next(key for n in range(1, len(taken) + 2) if (key := name if n == 1 else f"{name}_{n}") not in taken)

@@ -15,10 +15,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from libstream import registry
 from libstream.cli.command import FAILED, INTERRUPTED, OK, WRONG_USAGE, Parser, nearest, one_line, say, tell
 from libstream.errors import CancelledError, LibstreamError, UsageError
 
-GROUP = "libstream.commands"
 _HEAD = """\
 usage: libstream COMMAND ...
 
@@ -40,13 +40,11 @@ options:
 """
 
 
-def commands() -> dict[str, Any]:
-    """Entry points of all commands by name, the built-in ones in the order in which a user meets them; nothing is imported."""
-    from importlib.metadata import entry_points
-
-    found = {e.name: e for e in entry_points(group=GROUP)}
+def commands() -> list[str]:
+    """Names of all commands, the built-in ones in the order in which a user meets them; none is imported."""
+    found = [p.name for p in registry.plugins("commands")]
     first = [n for n in ("demo", "info", "run", "export", "rerun", "new-udf", "plugins", "warmup") if n in found]
-    return {name: found[name] for name in (*first, *sorted(set(found) - set(first)))}
+    return [*first, *(n for n in found if n not in first)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, CancelledError):
             tell("libstream: interrupted")
             return INTERRUPTED
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  the last one to see it
             report(exc, debug=debug)
             return WRONG_USAGE if isinstance(exc, UsageError) else FAILED
 
@@ -99,7 +97,7 @@ def _dispatch(args: list[str]) -> int:
     name, found = args[position], commands()
     if name not in found:
         raise UsageError(f"no command {name!r}{nearest(name, found)}; there are: {', '.join(found)}")
-    command = found[name].load()
+    command = registry.load("commands", name)
     parser = Parser(
         prog=f"libstream {name}",
         description=command.summary,
@@ -113,10 +111,10 @@ def _dispatch(args: list[str]) -> int:
 
 def _help() -> str:
     rows = []
-    for name, entry in commands().items():
+    for name in commands():
         try:
-            summary = entry.load().summary
-        except Exception as exc:  # a broken plug-in must not hide the other commands
+            summary = registry.load("commands", name).summary
+        except Exception as exc:  # noqa: BLE001  a broken plug-in must not hide the other commands
             summary = f"(cannot be loaded: {one_line(exc)})"
         rows.append(f"  {name:<10} {summary}\n")
     return _HEAD + "".join(rows) + _TAIL

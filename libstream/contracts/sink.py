@@ -17,3 +17,6 @@ class Sink(Protocol):
 
     def load(self, path: Path) -> Any:
         """Read back what `save` wrote, as a `Result`. Raises FormatError."""
+
+    def check(self, path: Path) -> None:
+        """Raise SaveError where `save` would refuse `path`, before a run: no such folder, or a file that is no result."""

@@ -78,7 +78,7 @@ def test_channel_belongs_to_the_udf_before_it() -> None:
     [
         ("Sum", "Sum", None),
         ("a=Sum", "Sum", "a"),
-        ("a-b=m:C", "m:C", "a-b"),
+        ("a_b=m:C", "m:C", "a_b"),
         ("./x=1/u.py:C", "./x=1/u.py:C", None),
         ("k=./x=1/u.py:C", "./x=1/u.py:C", "k"),
     ],
@@ -248,11 +248,6 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         make_udfs([UdfArg("E", "b"), UdfArg("E", "b")])
     with pytest.raises(ParameterError):
         make_udfs([UdfArg("E", params={"nope": 1})])
-
-
-@pytest.mark.parametrize(("name", "snake"), [("VirtualDetector", "virtual_detector"), ("FEM", "fem"), ("FEMMap", "fem_map"), ("Sum", "sum")])
-def test_snake(name: str, snake: str) -> None:
-    assert _udfargs._snake(name) == snake
 
 
 def test_help_mentions_all() -> None:
