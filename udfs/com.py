@@ -1,0 +1,131 @@
+"""Centre of mass of each frame, and the field of deflections made of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from libstream.ext import UDF, Coverage, Kernel, Output, Quantity, default_fill, nav, param, single
+from libstream.udfs.deflection import RotationEstimate, curl, divergence, estimate_rotation, fit_descan, turned
+from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, ring, row_runs
+from libstream.udfs.kernels.moments import run_moments, whole_moments
+
+__all__ = ["CenterOfMass", "RotationEstimate", "estimate_rotation"]
+
+
+class CenterOfMass(UDF):
+    """First moment of the intensity of each frame, and the field of beam deflections.
+
+    For each scan position `com = sum(r I) / sum(I) - centre` over the pixels r = (y, x) with inner <= |r - centre| < radius.
+    In a thin specimen it is the mean momentum transfer, so proportional to the gradient of the projected potential
+    (K. Mueller et al., Nature Communications 5, 5653 (2014), doi:10.1038/ncomms6653).
+
+    Outputs (components always in the order (y, x); NaN where a position was not processed or has no counts, i.e. sum(I) <= 0):
+
+    total: sum of I in the ring; exact uint64 or int64 for integer frames.
+    com: px from the centre, (*scan, 2).
+    field: `com` minus the descan fit, mirrored and turned onto the axes of the scan, (*scan, 2); in the unit of the frame's axes
+        where these are calibrated alike, else px. magnitude: its length.
+    divergence, curl: of `field` per scan step (per unit of the scan's axes where these are calibrated alike), by central
+        differences, one-sided beside edges and missing positions; scans of two axes and more.
+    regression: (6, 2) coefficients of the descan fit in px: rows 1, y, x, y^2, y x, x^2 of the scan indices.
+    rotation_estimate: (rotation in degrees, flip_y as 0 or 1, residual curl, residual curl with the other flip_y); see
+        `estimate_rotation`. It does not depend on scan_rotation_deg and flip_y.
+
+    Sums of integers are exact: uint64 (int64 for signed frames) wherever (largest value of the dtype) x ny nx (max(ny, nx) - 1) / 2
+    fits, i.e. up to 2048 x 2048 for uint32. Beyond that, and for float frames, sums are float64.
+    """
+
+    centre: tuple[float, float] | None = param(
+        None, unit="px", title="Centre (y, x)", help="default: the source's, else the middle of the frame"
+    )
+    radius: Quantity | None = param(None, unit="px", title="Outer radius", help="default: the whole frame")
+    inner: Quantity = param(0.0, unit="px", title="Inner radius")
+    descan: Literal["none", "mean", "plane", "parabola"] = param(
+        "none", title="Descan fit", help="subtracted from com before field is made"
+    )
+    scan_rotation_deg: float | None = param(None, unit="deg", title="Scan rotation", help="default: the source's, else 0")
+    flip_y: bool = param(False, title="Mirror the detector's y axis")
+
+    process_tile = whole_moments
+
+    def hook(self) -> Kernel:
+        return whole_moments if self.radius is None and not self.inner else run_moments
+
+    @functools.cached_property
+    def origin(self) -> tuple[float, float]:
+        """Centre (y, x) in px."""
+        return centre_of(self, self.centre)
+
+    @functools.cached_property
+    def segments(self) -> Any:
+        """Runs of pixels in the ring, by rows."""
+        return row_runs(ring(self, self.origin, self.inner, self.radius))  # type: ignore[arg-type]  # bound: px
+
+    @functools.cached_property
+    def narrow(self) -> Any:
+        """Empty array of the dtype for sums along one row or column."""
+        return np.zeros(0, narrow_sum_dtype(self.meta.dtype, max(frame_shape(self)), self._sums))
+
+    @property
+    def _sums(self) -> np.dtype[Any]:
+        ny, nx = frame_shape(self)
+        return exact_sum_dtype(self.meta.dtype, max(1, ny * nx * (max(ny, nx) - 1) // 2, ny * nx))
+
+    @property
+    def _scale(self) -> tuple[tuple[float, float], str]:
+        """Size of a pixel along (y, x), and its unit."""
+        y, x = self.meta.sig_axes
+        return ((y.step, x.step), y.unit) if y.calibrated and y.unit == x.unit else ((1.0, 1.0), "px")
+
+    @property
+    def _scan_steps(self) -> tuple[tuple[float, float], str]:
+        y, x = self.meta.nav_axes[-2:]
+        return ((y.step, x.step), y.unit) if y.calibrated and y.unit == x.unit else ((1.0, 1.0), "step")
+
+    def outputs(self) -> Mapping[str, Output]:
+        unit = self._scale[1]
+        yx = ("component (y, x)",)
+        out = {
+            "moments": nav(self._sums, (3,), private=True),
+            "total": nav(self._sums, derived=True, title="Sum of intensity"),
+            "com": nav("f8", (2,), unit="px", axes=yx, derived=True, title="Centre of mass"),
+            "field": nav("f8", (2,), unit=unit, axes=yx, derived=True, title="Deflection"),
+            "magnitude": nav("f8", unit=unit, derived=True, title="Length of the deflection"),
+        }
+        if len(self.meta.shape.nav) >= 2:
+            per_step = f"{unit}/{self._scan_steps[1]}"
+            out["divergence"] = nav("f8", unit=per_step, derived=True, title="Divergence of the deflection")
+            out["curl"] = nav("f8", unit=per_step, derived=True, title="Curl of the deflection")
+            out["rotation_estimate"] = single("f8", (4,), derived=True, title="Scan rotation with least curl")
+        out["regression"] = single("f8", (6, 2), unit="px", derived=True, title="Descan fit")
+        return out
+
+    def finish(self, results: dict[str, Any], coverage: Coverage) -> Mapping[str, Any]:
+        moments = results["moments"]
+        total = moments[..., 0]
+        counted = coverage.valid & (total > 0)
+        com = np.full((*counted.shape, 2), np.nan)
+        with np.errstate(invalid="ignore", over="ignore"):  # frames that hold inf
+            com[counted] = moments[counted][:, 1:] / total[counted][:, None].astype(np.float64) - self.origin
+        com[~np.isfinite(com).all(axis=-1)] = np.nan
+        coefficients, fitted = fit_descan(com, self.descan)
+        straight = (com - fitted) * self._scale[0]
+        rotation = self.scan_rotation_deg if self.scan_rotation_deg is not None else self.meta.rotation_deg or 0.0
+        field = turned(straight, rotation, self.flip_y)
+        out = {
+            "total": np.where(coverage.valid, total, default_fill(total.dtype)),
+            "com": com,
+            "field": field,
+            "magnitude": np.hypot(field[..., 0], field[..., 1]),
+            "regression": coefficients,
+        }
+        if counted.ndim >= 2:
+            steps = self._scan_steps[0]
+            r = estimate_rotation(straight, steps)
+            out["divergence"], out["curl"] = divergence(field, steps), curl(field, steps)
+            out["rotation_estimate"] = np.array([r.rotation_deg, float(r.flip_y), r.residual, r.residual_other])
+        return out

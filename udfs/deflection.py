@@ -1,0 +1,133 @@
+"""Maps of vectors over a scan: descan, derivatives, rotation of the scan. Plain NumPy, on results.
+
+A map is an array (..., 2) of (y, x) components; the last two axes of the scan are (y, x), a scan of one axis is x alone.
+NaN marks positions without a value; they take no part in fits and derivatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_Arr = np.ndarray[Any, Any]
+
+TERMS = ("1", "y", "x", "y^2", "y x", "x^2")
+"""Terms of a descan fit; rows of its coefficients."""
+_N_TERMS = {"none": 0, "mean": 1, "plane": 3, "parabola": 6}
+DESCAN = tuple(_N_TERMS)
+"""Kinds of descan fit."""
+
+
+@dataclass(frozen=True)
+class RotationEstimate:
+    """Rotation of the scan against the detector, from a map of deflections.
+
+    rotation_deg: in (-90, 90]; the field turned by 180 degrees has the same curl, so the sign of the field stays open.
+    flip_y: True where the detector's y axis is mirrored against the scan. Give both to `CenterOfMass` as
+        `scan_rotation_deg` and `flip_y`. (Exchanging y and x is the same as flip_y and a further 90 degrees.)
+    residual, residual_other: mean square of the curl that is left, with this flip_y and with the other one.
+    """
+
+    rotation_deg: float
+    flip_y: bool
+    residual: float
+    residual_other: float
+
+
+def fit_descan(field: _Arr, kind: str) -> tuple[_Arr, _Arr]:
+    """Least-squares polynomial in the scan indices through the finite vectors of `field` (..., 2).
+
+    kind: "none", "mean", "plane" (terms 1, y, x) or "parabola" (all `TERMS`). Where there are too few positions for the
+    terms, the smallest coefficients that fit are taken.
+    Returns (coefficients float64 (6, 2): rows `TERMS`, columns (y, x), terms not in use 0; values at all positions).
+    """
+    n = _N_TERMS[kind]
+    out = np.zeros((6, 2))
+    known = np.isfinite(field).all(axis=-1)
+    if n == 0 or not known.any():
+        return out, np.zeros(field.shape)
+    if n == 1:
+        out[0] = field[known].mean(axis=0)
+        return out, np.broadcast_to(out[0], field.shape)
+    nav = field.shape[:-1]
+    sizes = (*(1,) * (2 - len(nav)), *nav)[-2:]
+    (y0, x0), (sy, sx) = ((s - 1) / 2 for s in sizes), (max(1.0, (s - 1) / 2) for s in sizes)
+    u = np.broadcast_to(((np.arange(sizes[0]) - y0) / sy)[:, None], sizes)
+    v = np.broadcast_to(((np.arange(sizes[1]) - x0) / sx)[None, :], sizes)
+    terms = np.stack([np.ones(sizes), u, v, u * u, u * v, v * v][:n], axis=-1)
+    terms = np.broadcast_to(terms.reshape((*nav[-2:], n)), (*nav, n))
+    c = np.zeros((6, 2))
+    c[:n] = np.linalg.lstsq(terms[known], field[known], rcond=None)[0]
+    a, b = y0 / sy, x0 / sx  # u = y / sy - a, v = x / sx - b
+    out[0] = c[0] - a * c[1] - b * c[2] + a * a * c[3] + a * b * c[4] + b * b * c[5]
+    out[1] = (c[1] - 2 * a * c[3] - b * c[4]) / sy
+    out[2] = (c[2] - a * c[4] - 2 * b * c[5]) / sx
+    out[3:] = c[3] / sy**2, c[4] / (sy * sx), c[5] / sx**2
+    return out, terms @ c[:n]
+
+
+def turned(field: _Arr, rotation_deg: float, flip_y: bool) -> _Arr:
+    """`field` (..., 2) as (y, x) on axes turned by `rotation_deg`, after the y component is mirrored where `flip_y`.
+
+    x' = cos(t) x - sin(t) y, y' = sin(t) x + cos(t) y. On a display with y downwards the new axes are those of the detector
+    turned anticlockwise by t.
+    """
+    t = np.deg2rad(rotation_deg)
+    y, x = (-field[..., 0] if flip_y else field[..., 0]), field[..., 1]
+    return np.stack([np.sin(t) * x + np.cos(t) * y, np.cos(t) * x - np.sin(t) * y], axis=-1)
+
+
+def derivative(values: _Arr, axis: int, step: float = 1.0) -> _Arr:
+    """Central difference along `axis`; one-sided beside an edge or a missing value; NaN where no neighbour or no value is."""
+    values = np.moveaxis(np.asarray(values, np.float64), axis, -1)
+    after, before = np.full_like(values, np.nan), np.full_like(values, np.nan)
+    after[..., :-1], before[..., 1:] = values[..., 1:], values[..., :-1]
+    out = (after - before) / 2
+    for one_sided in (after - values, values - before):
+        out = np.where(np.isnan(out), one_sided, out)
+    out[np.isnan(values)] = np.nan
+    return np.moveaxis(out / step, -1, axis)
+
+
+def divergence(field: _Arr, steps: tuple[float, float] = (1.0, 1.0)) -> _Arr:
+    """d(field_y)/dy + d(field_x)/dx per scan step; steps: size of a scan step along (y, x)."""
+    return derivative(field[..., 0], -2, steps[0]) + derivative(field[..., 1], -1, steps[1])
+
+
+def curl(field: _Arr, steps: tuple[float, float] = (1.0, 1.0)) -> _Arr:
+    """d(field_y)/dx - d(field_x)/dy; steps: size of a scan step along (y, x)."""
+    return derivative(field[..., 0], -1, steps[1]) - derivative(field[..., 1], -2, steps[0])
+
+
+def estimate_rotation(com: _Arr, steps: tuple[float, float] = (1.0, 1.0)) -> RotationEstimate:
+    """Rotation (and mirroring) of the scan against the detector that leaves the least curl, in closed form.
+
+    com: deflections (..., ny, nx, 2) as (y, x), descan subtracted; NaN where unknown. A deflection by a potential has no
+    curl on the axes of the scan. With a = curl and b = divergence of `com`, the curl after a turn by t is
+    cos(t) a + sin(t) b, and its mean square is least at t = atan2(-2 <ab>, <bb> - <aa>) / 2. Positions whose four
+    neighbours are known take part. The same for mirrored y; the better one wins.
+    All fields are NaN, and flip_y False, where no position has four neighbours.
+    """
+    field = np.asarray(com, dtype=np.float64)
+    if field.ndim < 3 or field.shape[-1] != 2:
+        raise ValueError(f"estimate_rotation needs an array (..., ny, nx, 2) of (y, x) deflections, got shape {field.shape}")
+    dy = (field[..., 2:, 1:-1, :] - field[..., :-2, 1:-1, :]) / (2 * steps[0])
+    dx = (field[..., 1:-1, 2:, :] - field[..., 1:-1, :-2, :]) / (2 * steps[1])
+    known = np.isfinite(dy).all(axis=-1) & np.isfinite(dx).all(axis=-1)
+    if not known.any():
+        return RotationEstimate(np.nan, False, np.nan, np.nan)
+    dy, dx = dy[known], dx[known]
+    found = []
+    for sign in (1.0, -1.0):
+        a = sign * dx[:, 0] - dy[:, 1]
+        b = sign * dy[:, 0] + dx[:, 1]
+        aa, bb, ab = (a * a).mean(), (b * b).mean(), (a * b).mean()
+        t = 0.5 * np.arctan2(-2 * ab, bb - aa)
+        c, s = np.cos(t), np.sin(t)
+        found.append((max(0.0, aa * c * c + 2 * ab * c * s + bb * s * s), float(np.rad2deg(t))))
+    (straight, t_straight), (mirrored, t_mirrored) = found
+    if mirrored < straight:
+        return RotationEstimate(t_mirrored, True, float(mirrored), float(straight))
+    return RotationEstimate(t_straight, False, float(straight), float(mirrored))
