@@ -6,6 +6,7 @@ import getpass
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,14 @@ def source_digest(cls: type[UDF]) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
+def source_file(cls: type[UDF]) -> str:
+    """Path of the file in which a UDF class of the user's was written; "" for installed ones and where there is none."""
+    try:
+        return "" if cls.__module__.startswith("libstream.") else os.path.abspath(inspect.getfile(cls))
+    except (OSError, TypeError):
+        return ""
+
+
 def stamp(bound: Bound, channels: Mapping[str, str], executor: str, generation: int) -> dict[str, Any]:
     """What is known when a generation starts; times and coverage are added when a result is published."""
     meta = bound.source.meta
@@ -42,6 +51,7 @@ def stamp(bound: Bound, channels: Mapping[str, str], executor: str, generation: 
         "libstream": libstream.__version__,
         "source": {
             "uri": meta.id.uri,
+            "path": os.path.abspath(meta.id.uri) if os.path.exists(meta.id.uri) else "",
             "kind": meta.id.kind,
             "n_bytes": meta.id.n_bytes,
             "fingerprint": meta.id.fingerprint,
@@ -55,6 +65,7 @@ def stamp(bound: Bound, channels: Mapping[str, str], executor: str, generation: 
                 "class": f"{type(udf).__module__}:{type(udf).__qualname__}",
                 "version": udf.version,
                 "source_sha256": source_digest(type(udf)),
+                "file": source_file(type(udf)),
                 "channel": channels[key],
                 "params": {n: to_json(v) for n, v in udf.parameters().items()},
             }
