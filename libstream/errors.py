@@ -35,6 +35,10 @@ class CorruptFileError(FormatError):
     """A file of a known kind that is damaged or incomplete."""
 
 
+class CodecError(FormatError):
+    """Compressed data that cannot be decoded: damaged, or not what was announced."""
+
+
 class SourceChangedError(LibstreamError, OSError):
     """A file that was changed, shortened or deleted after it was opened."""
 
