@@ -22,7 +22,7 @@ from libstream.errors import (
     UsageError,
     WorkerLostError,
 )
-from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel
+from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel, part_of
 from libstream.model.array import Array, digest_of
 from libstream.model.corrections import Corrections
 from libstream.model.output import Output, default_fill, nav, ragged, sig, single
@@ -92,6 +92,7 @@ __all__ = [
     "merlin_header",
     "nav",
     "param",
+    "part_of",
     "ragged",
     "sig",
     "single",

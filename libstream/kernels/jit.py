@@ -113,12 +113,18 @@ def _flat_of(tile: np.ndarray[Any, Any], i: int) -> np.ndarray[Any, Any]:
     return tile[i].reshape(-1)
 
 
+def _part_of(tile: np.ndarray[Any, Any], i: int, start: int, stop: int) -> np.ndarray[Any, Any]:
+    """`part_of(tile, i, start, stop)`: pixels [start, stop) of `flat_of(tile, i)`, with 0 <= start <= stop <= size (not checked)."""
+    return tile[i].reshape(-1)[start:stop]
+
+
 def _view_named(name: str) -> Kernel:
-    return {"frame_of": frame_of, "flat_of": flat_of}[name]
+    return {"frame_of": frame_of, "flat_of": flat_of, "part_of": part_of}[name]
 
 
 frame_of = _View(_frame_of, "frame_of")
 flat_of = _View(_flat_of, "flat_of")
+part_of = _View(_part_of, "part_of")
 
 
 def callees(func: types.FunctionType) -> list[tuple[str, Any]]:
