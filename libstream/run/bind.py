@@ -228,7 +228,7 @@ def _dry_run(bound: Bound, channel: ChannelWork, key: str, udf: UDF) -> None:
         real = _first_frames(bound, channel, udf)
         if real is None:
             raise
-        partial = _try(bound, call, real)
+        partial = _try(bound, call, real, int(bound.plan.runs[0, 0]))
     placed, reduced = partial
     merger = bound.work._made["merger"]
     keyed = {(key, n): v for n, v in reduced.items()}
@@ -246,7 +246,7 @@ def _dry_run(bound: Bound, channel: ChannelWork, key: str, udf: UDF) -> None:
             one._finished(key, udf, arrays, Coverage(one.status.reshape(bound.source.meta.shape.nav)))
 
 
-def _try(bound: Bound, call: Call, frames: _Arr) -> tuple[dict[str, Any], dict[str, _Arr]]:
+def _try(bound: Bound, call: Call, frames: _Arr, position: int = 0) -> tuple[dict[str, Any], dict[str, _Arr]]:
     frames = np.ascontiguousarray(frames)
     frames.setflags(write=False)
     n = min(len(frames), max(1, call.udf.meta.shape.n_positions))
@@ -258,7 +258,7 @@ def _try(bound: Bound, call: Call, frames: _Arr) -> tuple[dict[str, Any], dict[s
         if call.compiled:
             # the loop was compiled for the run's tiles; a gapped array of the same type serves here too
             frames = _like_tiles(bound, call, frames)
-        call.tile(state, Block.of(frames[:n]), band, n, np.zeros(1, np.uint8))
+        call.tile(state, Block.of(frames[:n], np.arange(position, position + n, dtype=np.int64)), band, n, np.zeros(1, np.uint8))
     return call.end(state)
 
 

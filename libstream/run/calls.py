@@ -45,16 +45,21 @@ class Puts:
     """Ragged output in Python: `out.peaks.put(i, records)`, i = row of the frame in this call (0 in process_frame)."""
 
     def __init__(self, output: Output, n: int) -> None:
-        self.output, self.first, self.n = output, 0, n
+        self.output = output
         self.parts: list[_Arr | None] = [None] * n
+        self.at(0, n)
+
+    def at(self, first: int, n: int) -> None:
+        """The next call gets `n` frames, which are rows `first`, ... of the partition."""
+        self.first, self.n = first, n
 
     def put(self, i: int, records: Any) -> None:
         """Set the records of frame `i`: array or list of shape (any number, *extra)."""
         array = np.asarray(records, dtype=self.output.dtype)
         if array.shape[1:] != self.output.extra:
             array = array.reshape(-1, *self.output.extra)
-        if not 0 <= i < self.n - self.first:
-            raise IndexError(f"put({i}, ...): this call has {self.n - self.first} frames")
+        if not 0 <= i < self.n:
+            raise IndexError(f"put({i}, ...): this call has {self.n} frame{'s' if self.n != 1 else ''}, counted from 0")
         self.parts[self.first + i] = array.copy()
 
     def finished(self) -> RaggedPart:
@@ -258,6 +263,9 @@ class Call:
             larger[: state.used] = arena[: state.used]
             state.arrays[name] = larger
             first = int(done)
+            for a in self.args:
+                if a.kind == "nav":  # the frame is repeated: what it added is forgotten
+                    state.arrays[a.name][block.k + first] = self.outputs[a.name].init_value
 
     def _run_frames(self, state: State, block: Block, cancel: _Arr) -> None:
         data, index, k = block.data, block.index, block.k
@@ -276,7 +284,7 @@ class Call:
                 for name, array in navs:
                     fields[name] = array[row]
                 for p in puts:
-                    p.first = row
+                    p.at(row, 1)
                 try:
                     if self.wants_at:
                         flat = int(index[row - k])
@@ -303,7 +311,7 @@ class Call:
             elif o.kind == "sig":
                 value = value[band[0] : band[1]]
             elif o.kind == "ragged":
-                value.first = k
+                value.at(k, n)
             out.__dict__[name] = value
         aux = Aux({name: a[index] for name, a in self.aux_arrays.items()})
         region = Region((band[0], *(0,) * (data.ndim - 2)), (band[1] - band[0], *data.shape[2:]))

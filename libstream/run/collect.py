@@ -66,7 +66,7 @@ class Collector:
             else:
                 self.navs[at][rows] = value
         self.status[partial.positions] = partial.status
-        self.tree.add(partial.number, partial.span, partial.reduced)
+        self.tree.add(partial.number, partial.span, partial.reduced if len(rows) else {})
         self.n_processed += len(rows)
         self.n_tried += len(partial.positions)
         self.t_data_ns = time.time_ns()

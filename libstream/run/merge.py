@@ -29,7 +29,7 @@ class Merger:
 
     def combine(self, left: Partial, right: Partial) -> Partial:
         """One Partial for two neighbours; `left` has the smaller partition numbers. Neither is changed."""
-        if right.number < left.number + left.span:
+        if right.number != left.number + left.span:
             raise ValueError(f"partials are not neighbours in order: {left.number}+{left.span}, {right.number}")
         seconds = {k: left.seconds.get(k, 0.0) + right.seconds.get(k, 0.0) for k in {**left.seconds, **right.seconds}}
         return Partial(
@@ -38,13 +38,17 @@ class Merger:
             np.concatenate([left.positions, right.positions]),
             np.concatenate([left.status, right.status]),
             {at: _joined(left.placed[at], right.placed[at]) for at in left.placed},
-            self.reduced(left.reduced, right.reduced),
+            self.pair(left.reduced, right.reduced) or {},
             seconds,
             left.failures + right.failures,
         )
 
+    def pair(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr]) -> Mapping[Key, _Arr]:
+        """Merged accumulators of two neighbours; an empty mapping stands for partitions in which no frame was processed."""
+        return self.reduced(left, right) if left and right else left or right
+
     def reduced(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr]) -> dict[Key, _Arr]:
-        """Merged accumulators of two neighbours."""
+        """Merged accumulators of two neighbours, both of which saw frames."""
         out: dict[Key, _Arr] = {}
         for key, (udf, outputs) in self.udfs.items():
             names = [n for n, o in outputs.items() if o.kind in ("sig", "single")]
@@ -54,7 +58,7 @@ class Merger:
                 out[key, name] = a.copy() if name in custom else _merged(outputs[name].merge, a, b, key, name)
             if custom:
                 into = SimpleNamespace(**{n: out[key, n] for n in names})
-                part = SimpleNamespace(**{n: right[key, n] for n in names})
+                part = SimpleNamespace(**{n: _read_only(right[key, n]) for n in names})
                 try:
                     udf.merge(into, part)
                 except Exception as exc:
@@ -91,6 +95,12 @@ def _merged(how: str, a: _Arr, b: _Arr, key: str, name: str) -> _Arr:
     return np.asarray(total)
 
 
+def _read_only(array: _Arr) -> _Arr:
+    view = np.asarray(array).view()
+    view.setflags(write=False)
+    return view
+
+
 def _joined(a: Any, b: Any) -> Any:
     if isinstance(a, RaggedPart):
         return RaggedPart(np.concatenate([a.values, b.values]), np.concatenate([a.counts, b.counts]))
@@ -105,22 +115,26 @@ class Tree:
         self.nodes: dict[tuple[int, int], Mapping[Key, _Arr]] = {}
 
     def add(self, number: int, span: int, reduced: Mapping[Key, _Arr]) -> None:
-        """Add the accumulators of a node: one partition, or an aligned power of two of them combined elsewhere."""
+        """Add the accumulators of a node: one partition, or an aligned power of two of them combined elsewhere.
+
+        `reduced` is empty where no frame was processed in it.
+        """
         level = span.bit_length() - 1
         if span != 1 << level or number % span:
             raise ValueError(f"partial of partitions {number} to {number + span} is not a node of the tree")
+        for lv, j in self.nodes:
+            if number < (j + 1) << lv and j << lv < number + span:
+                raise ValueError(f"partition {number} was merged twice")
         i = number >> level
         while (level, i ^ 1) in self.nodes:
             other = self.nodes.pop((level, i ^ 1))
-            reduced = self.merger.reduced(other, reduced) if i & 1 else self.merger.reduced(reduced, other)
+            reduced = self.merger.pair(other, reduced) if i & 1 else self.merger.pair(reduced, other)
             level, i = level + 1, i >> 1
-        if (level, i) in self.nodes:
-            raise ValueError(f"partition {number} was merged twice")
         self.nodes[level, i] = reduced
 
     def total(self) -> Mapping[Key, _Arr] | None:
         """Sum of what is there: complete subtrees first, along the same tree, missing partitions left out; None if empty."""
-        return self._subtotal(*self._root()) if self.nodes else None
+        return (self._subtotal(*self._root()) or None) if self.nodes else None
 
     def _root(self) -> tuple[int, int]:
         last = max((i + 1) << level for level, i in self.nodes) - 1
@@ -136,4 +150,4 @@ class Tree:
         a, b = self._subtotal(level - 1, 2 * i), self._subtotal(level - 1, 2 * i + 1)
         if a is None or b is None:
             return b if a is None else a
-        return self.merger.reduced(a, b)
+        return self.merger.pair(a, b)

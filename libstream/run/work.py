@@ -13,7 +13,7 @@ import numpy as np
 from libstream.contracts.executor import CancelFlag
 from libstream.contracts.source import FrameReader, Opener, Partition
 from libstream.contracts.udf import UDF
-from libstream.errors import CancelledError
+from libstream.errors import CancelledError, UsageError
 from libstream.model.partial import PROCESSED, Partial
 from libstream.plan.plan import Tiling
 from libstream.run.block import Block
@@ -88,6 +88,11 @@ class Work:
         """Run all UDFs over one partition."""
         calls: dict[str, Call] = self._made["calls"]
         positions = partition.positions()
+        if len(positions) > self.partition_frames:
+            raise UsageError(
+                f"partition {partition.number} has {len(positions)} positions, the plan allows {self.partition_frames}: "
+                "accumulators may be too narrow for more. FrameSource.partitions hands out the plan's partitions, or parts of them"
+            )
         seconds: dict[str, float] = {"read": 0.0}
         frames = {c.channel: self._frames(c, positions, partition.runs) for c in self.channels}
         placed: dict[tuple[str, str], Any] = {}
@@ -153,7 +158,8 @@ class Work:
         partition = any(call.kind == "process_partition" for call in calls.values())
         block = frames.whole()
         if block is not None:
-            self._run_block(c, calls, states, block, cancel, seconds, buffers, partition)
+            if len(block.index):  # no hook is called where all frames are corrupt
+                self._run_block(c, calls, states, block, cancel, seconds, buffers, partition)
             return
         buffer, depth = read_buffer(buffers, c.tiling, c.sig, c.dtype, len(frames.positions), partition)
         if not len(frames.positions):
