@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import importlib
 import subprocess
 import sys
 
 import pytest
 
 import libstream as ls
+from libstream import registry
 from tests import links
 
 
@@ -41,3 +44,39 @@ def test_all_names_are_there() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'opne'"):
         ls.opne  # noqa: B018
+
+
+def entry_points(group: str) -> dict[str, str]:
+    """Entry points of a group in setup.cfg, by name: what will be registered, whatever is installed now."""
+    cfg = configparser.ConfigParser()
+    cfg.read(links.ROOT / "setup.cfg", encoding="utf-8")
+    rows = cfg["options.entry_points"].get(group, "").strip().splitlines()
+    return {name.strip(): value.strip() for name, value in (row.split("=") for row in rows)}
+
+
+@pytest.mark.parametrize("group", ["udfs", "formats", "executors", "sinks", "commands"])
+def test_every_registered_plug_in_exists_and_is_installed(group: str) -> None:
+    listed = entry_points(f"libstream.{group}")
+    assert listed
+    for value in listed.values():
+        module, _, name = value.partition(":")
+        assert hasattr(importlib.import_module(module), name), value
+    installed = {p.name: p.value for p in registry.plugins(group) if p.distribution == "libstream"}
+    assert installed == listed, "setup.cfg has changed since the installation: pip install -e . --no-deps"
+
+
+def test_built_in_udfs_are_the_registered_ones() -> None:
+    registered = {name: value.partition(":")[0] for name, value in entry_points("libstream.udfs").items()}
+    assert registered == ls.udfs._HOME
+    assert ls.udfs.__all__ == sorted(registered)
+    tree = ast.parse((links.ROOT / "udfs/__init__.py").read_text(encoding="utf-8"))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "_TYPE_CHECKING"]
+    assert {a.asname: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names} == registered
+    for name in registered:
+        assert getattr(ls.udfs, name).__name__ == name
+        assert getattr(ls.udfs, name).__doc__
+
+
+def test_an_unknown_udf_names_the_known_ones() -> None:
+    with pytest.raises(AttributeError, match="built-in UDFs are CenterOfMass"):
+        ls.udfs.CentreOfMass  # noqa: B018
