@@ -87,7 +87,8 @@ class Job:
         self._board = Board()
         self._generation = 0
         self._error: BaseException | None = None
-        self._stopped = False
+        self._stopped = False  # cancel() was called
+        self._cut_short = False  # and it came before the end
         self._cancel: CancelFlag | None = None
         self._published_in_generation = False
         self._last_progress = Progress(0, 0, 0, 0.0, 0)
@@ -128,7 +129,7 @@ class Job:
         result = self._board.get()
         if result is None:
             raise CancelledError("the run was cancelled before anything was computed")
-        if self._stopped:
+        if self._cut_short:
             raise CancelledError(f"the run was cancelled: {result.coverage}", partial=result)
         return result
 
@@ -168,6 +169,7 @@ class Job:
             udfs = {**self._udfs, key: OnChannel(old.channel, new) if isinstance(old, OnChannel) else new}
             self._pending = self._bind(udfs)
             self._udfs = udfs
+            self._stopped = False  # whoever sets parameters wants to see them, also after a cancel
             number = self._generation + 1
             if self._idle.is_set():
                 self._restart()
@@ -176,8 +178,13 @@ class Job:
             return number
 
     def cancel(self) -> None:
-        """Stop: no tile starts any more, running calls end by themselves. What was merged stays in `snapshot()`."""
+        """Stop: no tile starts any more, running calls end by themselves. What was merged stays in `snapshot()`.
+
+        Does nothing once the run has ended.
+        """
         with self._lock:
+            if self._idle.is_set():
+                return
             self._stopped = True
             self._pending = None
             if self._cancel is not None:
@@ -212,7 +219,7 @@ class Job:
             finished = True
         finally:
             if not finished:
-                self._stopped = True
+                self._stopped = self._cut_short = True
             self._idle.set()
         yield self.wait()
 
@@ -227,14 +234,20 @@ class Job:
         self.start()
 
     def _run(self) -> None:
-        try:
-            for _ in self._generations():
-                pass
-        except BaseException as exc:  # noqa: BLE001  kept for wait(): a thread has nobody else to tell
-            self._error = exc
-        finally:
-            self._idle.set()
-            self._board.wake()
+        while True:
+            error: BaseException | None = None
+            try:
+                for _ in self._generations():
+                    pass
+            except BaseException as exc:  # noqa: BLE001  kept for wait(): a thread has nobody else to tell
+                error = exc
+            with self._lock:
+                if self._pending is None:
+                    self._error = error
+                    self._idle.set()
+                    break
+                self._generation += 1  # parameters that arrived after the last look, or with the error
+        self._board.wake()
 
     def _generations(self) -> Iterator[None]:
         first = True
@@ -245,7 +258,7 @@ class Job:
                 self._bound, self._pending = self._pending, None
                 if not first:
                     self._generation += 1
-                self._published_in_generation = False
+                self._published_in_generation = self._cut_short = False
                 self._cancel = CancelFlag(shared=self._executor.traits.crosses_process)
                 if self._stopped:
                     self._cancel.set()
@@ -292,6 +305,7 @@ class Job:
                 publish(final=True)
                 if not self._stopped:
                     raise
+                self._cut_short = True
                 return
         except BaseException:
             self._publish_what_is_there(publish)
