@@ -68,15 +68,16 @@ def add_open_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", type=dtype, help="dtype of a pixel, where the file does not say it (u2, >u2, float32)")
     group.add_argument("--dataset", metavar="PATH", help="data set inside of the file (/entry/data)")
     group.add_argument("--channel", metavar="NAME", help="channel to use, where there are several (threshold, counter, camera)")
-    group.add_argument("--sync-offset", type=int, metavar="N", help="position p holds frame p + N: skips N frames, or leaves -N positions empty")
+    group.add_argument("--sync-offset", type=int, metavar="N", help="position p holds frame p + N (N may be negative)")
     group.add_argument("--scan-step", metavar="STEP", help="distance of two scan positions ('0.4 nm')")
     group.add_argument("--pixel", metavar="SIZE", help="size of a detector pixel ('0.9 mrad')")
-    group.add_argument("--centre", type=pair, metavar="Y,X", help="optical axis on the detector [px]; write --centre=-1,5 for negative numbers")
+    group.add_argument("--centre", type=pair, metavar="Y,X", help="optical axis on the detector [px] (--centre=-1,5 for negative numbers)")
     group.add_argument("--rotation", dest="rotation_deg", type=float, metavar="DEG", help="rotation of the scan against the detector [deg]")
     group.add_argument("--format", metavar="NAME", help="kind of file, instead of looking at it (`libstream plugins` lists them)")
     group.add_argument(
-        "-O", dest="format_options", type=option, action="append", default=[], metavar="KEY=VALUE", help="option of the file format (may be repeated)"
-    )
+        "-O", dest="format_options", type=option, action="append", default=[], metavar="KEY=VALUE",
+        help="option of the file format (may be repeated)",
+    )  # fmt: skip
 
 
 def open_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class UdfArg:
 class AddUdf(argparse.Action):
     """Appends a UdfArg."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """Append to `namespace.udfs`."""
         namespace.udfs = [*(namespace.udfs or []), UdfArg.parse(values)]
 
@@ -54,7 +54,7 @@ class AddUdf(argparse.Action):
 class AddParam(argparse.Action):
     """Gives the UDF before it a parameter."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """Set a parameter of the last of `namespace.udfs`."""
         name, sign, value = values.partition("=")
         if not sign or not name.strip():
@@ -70,7 +70,7 @@ class AddParam(argparse.Action):
 class SetChannel(argparse.Action):
     """Binds the UDF before it to a channel."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         """Set the channel of the last of `namespace.udfs`."""
         if not namespace.udfs:
             parser.error(f"--on {values} stands before any --udf; it belongs to the --udf before it")
@@ -108,7 +108,8 @@ def udf_class(spec: str) -> type[Any]:
         module = _module(where)
     else:
         return _installed(spec)
-    own = {n: v for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, UDF) and v.__module__ == module.__name__ and v._hook}
+    classes = {n: v for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, UDF)}
+    own = {n: v for n, v in classes.items() if v.__module__ == module.__name__ and v._hook}
     if not name:
         if len(own) != 1:
             raise UsageError(f"{where} defines {len(own)} UDFs, say which one: {where}:Class ({', '.join(own) or 'none'})")

@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, known: Any) -> str:
-    """" (did you mean X?)" for the known word nearest to `word`, or ""."""
+    """ " (did you mean X?)" for the known word nearest to `word`, or ""."""
     lower = {k.lower(): k for k in known}
     near = difflib.get_close_matches(word.lower(), lower, n=1)
     return f" (did you mean {lower[near[0]]}?)" if near else ""
@@ -114,7 +114,7 @@ def one_line(exc: BaseException) -> str:
 
 
 def n_of(count: int, what: str) -> str:
-    """"1 file", "3 files"."""
+    """ "1 file", "3 files"."""
     return f"{count:,} {what}" + ("" if count == 1 else "s")
 
 

@@ -35,7 +35,7 @@ _EXAMPLES = """\
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("-o", dest="output", required=True, metavar="FILE", type=Path, help=".npy, or .h5 with axes and calibration")
-    parser.add_argument("--bin", type=_factor, default=1, metavar="N", help="add up N × N pixels (after --crop; a rest at the end is left out)")
+    parser.add_argument("--bin", type=_factor, default=1, metavar="N", help="add up N × N pixels (after --crop)")
     parser.add_argument("--crop", type=_ranges, metavar="Y0:Y1,X0:X1", help="part of the frame [px], half-open")
     parser.add_argument("--scan-crop", type=_ranges, metavar="Y0:Y1,X0:X1", help="part of the scan, half-open")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
@@ -100,7 +100,7 @@ def binned_dtype(dtype: np.dtype[Any], n_pixels: int) -> np.dtype[Any]:
         info = np.iinfo(candidate)
         if info.min <= least and most <= info.max and np.dtype(candidate).itemsize >= dtype.itemsize:
             return np.dtype(candidate)
-    raise UsageError(f"--bin: the sum of {n_pixels} pixels of {dtype} may be larger than any whole number of 64 bits; open with another dtype")
+    raise UsageError(f"--bin: the sum of {n_pixels} pixels of {dtype} may not fit into 64 bits; bin less, or open with another dtype")
 
 
 def binned(frames: _Arr, factor: int, dtype: np.dtype[Any]) -> _Arr:
@@ -197,13 +197,15 @@ def _read(source: Any, index: tuple[Any, ...], scan: tuple[tuple[int, int], ...]
 
 
 @contextmanager
-def _writer(output: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: list[Axis], source: Any, crop: Any, factor: int) -> Iterator[Any]:
+def _writer(
+    output: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: list[Axis], source: Any, crop: Any, factor: int
+) -> Iterator[Any]:
     """A function that appends frames (n, *sig); the file is written aside and gets its name at the end. Raises SaveError."""
     n_bytes = math.prod(shape) * dtype.itemsize
     if not output.absolute().parent.is_dir():
         raise SaveError(f"{output} cannot be written: there is no folder {output.parent}")
     if (free := shutil.disk_usage(output.absolute().parent).free) < n_bytes:  # noticed now, not after an hour
-        raise SaveError(f"{output} cannot be written: it needs {size(n_bytes)}, {size(free)} are free there; --bin and --crop make it smaller")
+        raise SaveError(f"{output} cannot be written: it needs {size(n_bytes)}, {size(free)} are free there; --crop or --bin?")
     aside = output.with_name(f".{output.name}.part")
     of_reader: BaseException | None = None
     try:

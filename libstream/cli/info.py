@@ -153,7 +153,8 @@ def _say_result(file: str, result: Any, *, as_json: bool) -> None:
     say(f"{file}: a result of libstream, {'complete' if result.complete else 'incomplete'}: {result.coverage}")
     run = result.run
     source, times, host = run.get("source", {}), run.get("times", {}), run.get("host", {})
-    say(f"  source   {source.get('uri', '?')}  ({source.get('kind', '?')}, fingerprint {str(source.get('fingerprint', ''))[:12] or 'none'})")
+    fingerprint = str(source.get("fingerprint", ""))[:12] or "none"
+    say(f"  source   {source.get('path') or source.get('uri', '?')}  ({source.get('kind', '?')}, fingerprint {fingerprint})")
     say(f"  made     {times.get('started', '?')}, {times.get('seconds', float('nan')):.3g} s, by libstream {run.get('libstream', '?')} "
         f"on {host.get('name', '?')}, executor {run.get('executor', '?')}")  # fmt: skip
     for key, outputs in result.udfs.items():

@@ -12,6 +12,7 @@ from libstream.model.result import Result
 
 MAX_PANELS = 40
 """More panels than this are not drawn: they would be too small to see."""
+_WIDTH, _FURNITURE = 3.1, 0.85  # inches: of a plot, and of what stands around it
 
 
 def check_available(path: str | Path) -> None:
@@ -39,13 +40,17 @@ def figure(result: Result, title: str = "") -> Any:
     panels = [p for key in result for name in result[key] for p in _panels.panels_of(result, key, name)]
     left_out = len(panels) - MAX_PANELS
     panels = panels[:MAX_PANELS]
-    columns = min(len(panels), 1 + math.isqrt(max(len(panels) - 1, 0))) or 1
-    rows = max(1, math.ceil(len(panels) / columns))
-    fig = Figure(figsize=(4.6 * columns, 3.9 * rows + 0.5), dpi=110, layout="constrained")
+    if not panels:
+        panels = [_panels.NOTHING]
+    columns = min(len(panels), 1 + math.isqrt(len(panels) - 1))
+    rows = math.ceil(len(panels) / columns)
+    heights = [_WIDTH * max(p.aspect for p in panels[r * columns : (r + 1) * columns]) + _FURNITURE for r in range(rows)]
+    fig = Figure(figsize=((_WIDTH + _FURNITURE + 0.8) * columns, sum(heights) + 0.5), dpi=110, layout="constrained")
     FigureCanvasAgg(fig)
     fig.get_layout_engine().set(w_pad=0.12, h_pad=0.06)
+    grid = fig.add_gridspec(rows, columns, height_ratios=heights)
     for number, panel in enumerate(panels):
-        panel.draw(fig.add_subplot(rows, columns, number + 1))
+        panel.draw(fig.add_subplot(grid[divmod(number, columns)]))
     lines = [title] if title else []
     if not result.complete:
         lines.append(f"incomplete: {result.coverage}")

@@ -137,9 +137,7 @@ _WORD = {"equal": "equal", "rounding": "equal to rounding", "different": "NOT EQ
 
 def _verdict(args: argparse.Namespace, old: Any, new: Any, said: list[str]) -> int:
     rows = api.compare(old, new)
-    now = old.coverage.status != new.coverage.status if old.coverage.status.shape == new.coverage.status.shape else None
-    incomplete = bool(old.coverage.counts["unseen"])
-    coverage = "" if incomplete else "other shape of the scan" if now is None else f"{int(now.sum()):,} positions have another status" if now.any() else ""
+    coverage = "" if old.coverage.counts["unseen"] else _coverage_difference(old.coverage.status, new.coverage.status)
     equal = not coverage and all(row.verdict != "different" for row in rows)
     if args.json:
         outputs = [{"key": r.key, "output": r.output, "verdict": r.verdict, "why": r.why, "largest": r.largest} for r in rows]
@@ -152,6 +150,13 @@ def _verdict(args: argparse.Namespace, old: Any, new: Any, said: list[str]) -> i
         reason = f" ({'; '.join(said)})" if said and not equal else ""
         say(f"{args.result}: {'equal' if equal else f'not equal{reason}'}")
     return OK if equal else FAILED
+
+
+def _coverage_difference(then: Any, now: Any) -> str:
+    if then.shape != now.shape:
+        return f"the scan was {then.shape} then and is {now.shape} now"
+    n = int((then != now).sum())
+    return f"{n:,} positions have another status" if n else ""
 
 
 COMMAND = Command("repeat a stored result and say whether it comes out equal", _configure, _run, _EXAMPLES)

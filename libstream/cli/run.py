@@ -65,7 +65,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--executor", metavar="NAME", help="threads (default), inline, processes, ... (`libstream plugins executors`)")
     how.add_argument("--workers", type=_count, metavar="N", help="number of workers (default: one a processor)")
     many = parser.add_argument_group("many files")
-    many.add_argument("--resume", action="store_true", help="skip files whose result is there, complete, and of the same data, UDFs and options")
+    many.add_argument("--resume", action="store_true", help="skip files whose result is there, complete, of the same data and run")
     many.add_argument("--jobs", type=_count, default=1, metavar="N", help="files at the same time (default: 1)")
 
 
@@ -154,7 +154,8 @@ def _place(outcomes: list[Outcome], recipe: Recipe, resume: bool) -> None:
             path = fill_template(template, outcome.file, number)
             if path in taken:
                 hint = "{stem}" if "{" not in template else "{parent} or {index}"
-                raise UsageError(f"{option} {template}: {taken[path]} and {outcome.file} would both be written to {path}; put {hint} into it")
+                both = f"{taken[path]} and {outcome.file}"
+                raise UsageError(f"{option} {template}: {both} would both be written to {path}; put {hint} into it")
             if any(path.exists() and Path(o.file).exists() and path.samefile(o.file) for o in outcomes):
                 raise UsageError(f"{option} {path} is one of the files to be processed, it would be overwritten")
             taken[path] = outcome.file
@@ -248,7 +249,8 @@ def _finish(outcomes: list[Outcome], args: argparse.Namespace, *, warn_unsaved: 
         tell("libstream: note: nothing was saved; pass -o out.h5 to keep the result, --plot out.png to see it")
     if count["interrupted"] or count["not started"]:
         if len(outcomes) > 1:
-            tell(f"libstream: interrupted: {count['done'] + count['skipped']} of {len(outcomes)} files are done; --resume goes on from here")
+            ready = count["done"] + count["skipped"]
+            tell(f"libstream: interrupted: {ready} of {len(outcomes)} files are done; --resume goes on from here")
         return INTERRUPTED
     if len(outcomes) == 1 and isinstance(outcomes[0].error, UsageError):
         return WRONG_USAGE

@@ -40,11 +40,13 @@ def test_wrong_shapes(text: str) -> None:
     if text == "3,":
         assert _openargs.shape(text) == (3,)
         return
-    with pytest.raises(argparse.ArgumentTypeError, match="shape|size of 0"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"shape|size of 0"):
         _openargs.shape(text)
 
 
-@pytest.mark.parametrize("words", [("--dtype", "O"), ("--dtype", "banana"), ("--dtype", "M8[s]"), ("--centre", "3"), ("-O", "novalue"), ("-O", "=3")])
+@pytest.mark.parametrize(
+    "words", [("--dtype", "O"), ("--dtype", "banana"), ("--dtype", "M8[s]"), ("--centre", "3"), ("-O", "novalue"), ("-O", "=3")]
+)
 def test_wrong_options(words: tuple[str, str]) -> None:
     with pytest.raises(UsageError, match=words[0]):
         options(*words)
@@ -52,7 +54,18 @@ def test_wrong_options(words: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3", 3), ("3.5", 3.5), ("true", True), ("False", False), ("none", None), ("2,3", (2, 3)), ("/a/b", "/a/b"), ("a=b", "a=b"), ("'3'", "3"), ("", "")],
+    [
+        ("3", 3),
+        ("3.5", 3.5),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("2,3", (2, 3)),
+        ("/a/b", "/a/b"),
+        ("a=b", "a=b"),
+        ("'3'", "3"),
+        ("", ""),
+    ],
 )
 def test_format_options(text: str, value: object) -> None:
     assert _openargs.option(f"some-key={text}") == ("some_key", value)

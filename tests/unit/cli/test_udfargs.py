@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -169,10 +170,8 @@ def test_lists_survive_their_text(values: list[int]) -> None:
 @given(st.text(max_size=30))
 def test_any_text_is_a_value_or_a_parameter_error(text: str) -> None:
     for name in ("inner", "centre", "positions", "mask", "radius"):
-        try:
-            make_udf(Everything, {name: text})
-        except UsageError as exc:
-            assert name in str(exc)
+        with contextlib.suppress(UsageError):
+            assert isinstance(make_udf(Everything, {name: text}), Everything)
 
 
 # -- classes -----------------------------------------------------------------------------------------------------------

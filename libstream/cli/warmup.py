@@ -1,0 +1,112 @@
+"""`libstream warmup`: compile the kernels of the built-in UDFs now, so that first runs do not wait for it."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from libstream import api, registry
+from libstream.cli.command import FAILED, OK, Command, duration, n_of, one_line, say, tell
+from libstream.config import cache_dir, n_workers
+from libstream.errors import LibstreamError, ParameterError
+from libstream.model.corrections import Corrections
+
+DTYPES = ("uint8", "uint16", "uint32", "float32")
+"""What detectors give; other dtypes are compiled at their first use."""
+_FRAME, _SCAN = (24, 32), (4, 4)
+
+_EXAMPLES = """\
+  libstream warmup                     all built-in UDFs, for uint8, uint16, uint32, float32
+  libstream warmup Sum --dtype int16   one UDF, for another dtype"""
+
+
+@dataclass(frozen=True)
+class _Done:
+    name: str
+    seconds: float
+    skipped: str = ""
+    failed: str = ""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("udfs", nargs="*", metavar="UDF", help="names of UDFs (default: all)")
+    parser.add_argument("--dtype", dest="dtypes", action="append", metavar="DTYPE", help=f"dtype of frames (default: {', '.join(DTYPES)})")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="processes that compile (default: one a processor)")
+
+
+def _run(args: argparse.Namespace) -> int:
+    names = args.udfs or [p.name for p in registry.plugins("udfs") if p.value.startswith("libstream.")]
+    for name in args.udfs:
+        registry.load("udfs", name)  # a misspelt name is said now
+    dtypes = tuple(str(np.dtype(d)) for d in args.dtypes or DTYPES)
+    started = time.monotonic()
+    done: list[_Done] = []
+    jobs = min(args.jobs or n_workers(), len(names))
+    if jobs <= 1:
+        for name in names:
+            done.append(warm(name, dtypes))
+            _say(done[-1], len(done), len(names))
+    else:
+        # compiling holds a lock of numba, so that only processes do it side by side; spawn: this process may have threads
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(warm, name, dtypes) for name in names]):
+                done.append(future.result())
+                _say(done[-1], len(done), len(names))
+    failed = [d for d in done if d.failed]
+    ready = sum(not d.failed and not d.skipped for d in done)
+    say(f"{n_of(ready, 'UDF')} ready for {', '.join(dtypes)} in {duration(time.monotonic() - started)}; compiled code: {cache_dir()}")
+    return FAILED if failed else OK
+
+
+def _say(done: _Done, number: int, of: int) -> None:
+    what = done.failed or (f"left out: {done.skipped}" if done.skipped else duration(done.seconds))
+    tell(f"{number} of {of}: {done.name}: {what}")
+
+
+def warm(name: str, dtypes: tuple[str, ...]) -> _Done:
+    """Run UDF `name` over tiny data of each dtype: in one block, with gaps between frames (MIB), in bands, cast and corrected."""
+    started = time.monotonic()
+    try:
+        cls = registry.load("udfs", name)
+        if not cls.dry_run:
+            return _Done(name, 0.0, "it writes files")
+        udf = _example(cls)
+        if udf is None:
+            return _Done(name, 0.0, "it has parameters without a default, so it is compiled at its first use")
+        for dtype in dtypes:
+            for data, corrections in _data(np.dtype(dtype)):
+                api.run(data, {"warmup": udf}, executor="inline", corrections=corrections)
+    except LibstreamError as exc:
+        return _Done(name, time.monotonic() - started, failed=one_line(exc))
+    except Exception as exc:  # noqa: BLE001  one broken plug-in must not keep the others cold
+        return _Done(name, time.monotonic() - started, failed=f"{type(exc).__name__}: {one_line(exc)}")
+    return _Done(name, time.monotonic() - started)
+
+
+def _example(cls: type[Any]) -> Any:
+    """An instance with default parameters, required positions being (0, 0); None where something else is required."""
+    from libstream.contracts.params import make, schema
+
+    required = schema(cls).get("required", [])
+    try:
+        return make(cls, {n: np.zeros((1, len(_SCAN)), np.int64) for n in required if n == "positions"})
+    except ParameterError:
+        return None
+
+
+def _data(dtype: np.dtype[Any]) -> list[tuple[np.ndarray[Any, Any], Corrections | None]]:
+    frames = np.ones((*_SCAN, *_FRAME), dtype)
+    gapped = np.ones((*_SCAN, _FRAME[0] + 1, _FRAME[1]), dtype)[:, :, :-1]
+    # a frame of more than 1 MiB / 8 is cut into bands of rows
+    wide = np.ones((2, 1, 64, max(1, 2**18 // dtype.itemsize // 64)), dtype)
+    dark = Corrections(dark=np.zeros(_FRAME))
+    return [(frames, None), (gapped, None), (wide, None), (frames, dark)]
+
+
+COMMAND = Command("compile the kernels of the built-in UDFs now", _configure, _run, _EXAMPLES)
