@@ -10,11 +10,15 @@ import functools
 import hashlib
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from libstream.kernels.jit import Kernel, callees
+
+_COVERED = frozenset({"math", "cmath", "operator", "builtins", "numpy", "numba", "llvmlite"})
+"""Modules whose code is covered by the versions of the tool chain."""
 
 
 def kernel_digest(k: Kernel, *extra: str) -> str:
@@ -22,7 +26,7 @@ def kernel_digest(k: Kernel, *extra: str) -> str:
     h = hashlib.sha256()
     for text in (*_environment(), *extra):
         h.update(text.encode() + b"\0")
-    _feed(h, k, set())
+    _feed(h, k, {})
     return h.hexdigest()
 
 
@@ -35,36 +39,59 @@ def _environment() -> tuple[str, ...]:
     import libstream
 
     cpu = llvmlite.binding.get_host_cpu_name()
-    return (libstream.__version__, sys.version, numba.__version__, llvmlite.__version__, np.__version__, cpu)
+    own = [hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest() for name in ("rt.py", "loops.py")]
+    return (libstream.__version__, sys.version, numba.__version__, llvmlite.__version__, np.__version__, cpu, *own)
 
 
-def _feed(h: Any, value: Any, seen: set[int]) -> None:
+def _feed(h: Any, value: Any, seen: dict[Any, int]) -> None:
     if isinstance(value, Kernel):
         h.update(f"kernel {value.fastmath!r}".encode())
         value = value.func
     value = getattr(value, "py_func", value)  # a numba dispatcher
     if isinstance(value, types.FunctionType):
         if id(value) in seen:
+            h.update(f"function {seen[id(value)]};".encode())
             return
-        seen.add(id(value))
+        seen[id(value)] = len(seen)
         _feed_code(h, value.__code__)
         h.update(repr(value.__defaults__).encode())
         for name, captured in callees(value):
-            h.update(name.encode())
+            h.update(f"{name}=".encode())
             _feed(h, captured, seen)
+            if isinstance(captured, types.ModuleType) and captured.__name__.partition(".")[0] not in _COVERED:
+                _feed_used(h, captured, value.__code__, seen)
     elif isinstance(value, types.ModuleType):
-        h.update(f"module {value.__name__} {getattr(value, '__version__', '')}".encode())
+        h.update(f"module {value.__name__} {getattr(value, '__version__', '')};".encode())
     elif isinstance(value, np.ndarray):
-        h.update(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
+        h.update(f"{value.dtype.str}{value.shape}".encode() + value.tobytes() + b";")
     elif isinstance(value, (set, frozenset)):
-        h.update(repr(sorted(map(repr, value))).encode())  # the order of a set differs from process to process
+        h.update(repr(sorted(map(repr, value))).encode() + b";")  # the order of a set differs from process to process
     elif isinstance(value, (tuple, list)):
+        h.update(b"(")
         for v in value:
             _feed(h, v, seen)
+        h.update(b")")
     elif isinstance(value, (int, float, complex, str, bytes, bool, np.generic, np.dtype, type(None))):
-        h.update(repr(value).encode())
+        h.update(f"{type(value).__name__} {value!r};".encode())
     else:
-        h.update(f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__qualname__', '')}".encode())
+        h.update(f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__qualname__', '')};".encode())
+
+
+def _feed_used(h: Any, module: types.ModuleType, code: types.CodeType, seen: dict[Any, int]) -> None:
+    """What `code` takes from a module of the user by `module.name`."""
+    if (id(module), id(code)) in seen:
+        return
+    seen[id(module), id(code)] = len(seen)
+    for name in sorted(set(code.co_names)):
+        if name in vars(module):
+            value = vars(module)[name]
+            h.update(f"{module.__name__}.{name}=".encode())
+            _feed(h, value, seen)
+            if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] not in _COVERED:
+                _feed_used(h, value, code, seen)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            _feed_used(h, module, const, seen)
 
 
 def _feed_code(h: Any, code: types.CodeType) -> None:
