@@ -50,7 +50,7 @@ $(PY):
 # a stamp for each set of extras, so that nothing is installed twice
 $(VENV)/.installed-%: $(SETUP) | $(PY)
 	@echo "installing libstream[$*] into $(VENV)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	@$(PY) -m pip install -qq --disable-pip-version-check --editable ".[$*]"
 	@touch $@
 
 $(VENV)/.warm: $(VENV)/.installed-all $(KERNELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -93,6 +94,16 @@ def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     missing = [p for p in PAGES if p.startswith("docs/") and p != "docs/README.md" and p.removeprefix("docs/") not in index]
     assert missing == []
+
+
+def test_the_reference_is_that_of_the_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("_reference", ROOT / "docs/reference/build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    stale = [name for name, text in build.pages().items() if (ROOT / "docs/reference" / name).read_text(encoding="utf-8") != text]
+    assert stale == [], "docstrings have changed: run `make docs`"
 
 
 # -- the runner itself ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""Long proofs: `make soak`. Runs the laws with many examples and the tests marked `soak`, and writes what came out, with its date.
+
+`python -m tests.system.soak [pytest arguments]`; the report is docs/reference/soak.md, newest first.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from tests import links
+
+REPORT = links.ROOT / "docs" / "reference" / "soak.md"
+HEAD = """# Long proofs
+
+Written by `make soak`, newest first: the laws (any cut, order and nesting of the data gives the same result; all executors agree bit by bit; tiles cover each pixel exactly once) with many random examples, and tests
+that run for minutes (memory, leaks, cancel). `make test` runs the same laws with few examples.
+"""
+PROOFS = {
+    "laws, 1500 examples each": ["tests/laws", "--hypothesis-profile=soak", "--timeout=3600"],
+    "memory, leaks, cancel": ["tests", "--ignore=tests/bench", "-m", "soak", "--timeout=3600"],
+}
+
+
+def machine() -> str:
+    """One line about where this ran: versions and processor, not names."""
+    model = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).is_file() and (m := re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))):
+        model = m[1]
+    packages = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "h5py", "hypothesis"))
+    return f"{len(os.sched_getaffinity(0))} x {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}, {packages}"
+
+
+def commit() -> str:
+    """The commit that was tested, marked where files differ from it."""
+    run = {"cwd": links.ROOT, "capture_output": True, "text": True}
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **run).stdout.strip()  # type: ignore[call-overload]
+    changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **run).stdout.strip()  # type: ignore[call-overload]
+    return f"{head or 'unknown'}{' with changes' if changed else ''}"
+
+
+def prove(name: str, arguments: list[str], more: list[str]) -> tuple[bool, str]:
+    """Run one proof; whether it holds, and its section of the report."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", *arguments, *more]
+    done = subprocess.run(command, cwd=links.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = [
+        line
+        for line in done.stdout.splitlines()
+        if re.match(r"(FAILED|ERROR|SKIPPED|\d+ (passed|failed|skipped)|\d+\.\d+s (call|setup))", line)
+    ]
+    minutes = (time.monotonic() - started) / 60
+    print(done.stdout if done.returncode else f"{name}: {lines[-1] if lines else ''}", flush=True)
+    return done.returncode == 0, f"### {name}: {minutes:.1f} min\n\n```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def main(more: list[str]) -> int:
+    """Run all proofs and put a dated section at the top of the report; 1 when one of them fails."""
+    results = [prove(name, arguments, more) for name, arguments in PROOFS.items()]
+    verdict = "all hold" if all(ok for ok, _ in results) else "FAILED"
+    section = f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}: {verdict}\n\n{machine()}\n\n" + "\n".join(
+        text for _, text in results
+    )
+    older = REPORT.read_text(encoding="utf-8").removeprefix(HEAD).strip() if REPORT.is_file() else ""
+    REPORT.write_text(f"{HEAD}\n{section}\n{older}".rstrip() + "\n", encoding="utf-8")
+    return 0 if verdict == "all hold" else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
