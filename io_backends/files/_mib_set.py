@@ -115,12 +115,21 @@ def read_part(path: str, depth: int) -> Part:
 
 def _found_depth(file: StoredFile, head: merlin_header.FrameHeader) -> int:
     """Counter depth of raw frames whose header does not state it: that at which the second frame begins."""
+    refused: FormatError | None = None
+    fits = 0
     with open(file.path, "rb") as f:
         for depth in merlin.DEPTHS:
-            record = head.offset + head.pixels(file.path, depth).n_bytes
+            try:
+                record = head.offset + head.pixels(f"{file.path}, byte 0", depth).n_bytes
+            except FormatError as exc:
+                refused = exc
+                continue
+            fits += 1
             f.seek(record)
             if f.read(4) == merlin_header.MAGIC or record == file.size:
                 return depth
+    if refused is not None and not fits:
+        raise refused
     raise CorruptFileError(
         f"{file.path}: raw frames whose header does not state the counter depth, and no second frame where one is expected at "
         f"{', '.join(map(str, merlin.DEPTHS))} bit. Put the .hdr file beside it."
@@ -167,13 +176,12 @@ def counters_of(part: Part) -> tuple[int, ...]:
     """
     n = part.file.n_frames
     plain = (part.head.counter,)
-    for i in range(0, min(n - 1, 6), 2):  # a pair with damaged headers says nothing
-        pair = [_parsed(head, part) for head in _heads(part, (i, i + 1), part.head.offset)]
-        if pair[0] is not None and pair[1] is not None:
+    for i in range(0, min(n - 1, 6), 2):
+        a, b = (_parsed(head, part) for head in _heads(part, (i, i + 1), part.head.offset))
+        if a is not None and b is not None:
             break
-    else:
+    else:  # damaged headers say nothing
         return plain
-    a, b = pair
     same = a.number == b.number or (a.timestamp_utc or a.timestamp or "a") == (b.timestamp_utc or b.timestamp or "b")
     if a.counter == b.counter or not same:
         return plain

@@ -24,7 +24,7 @@ from libstream.ext import (
 )  # fmt: skip
 from libstream.io_backends.files import _mib_set as mib_set
 from libstream.io_backends.files._fixed import FixedLayout, FixedReader
-from libstream.io_backends.files._identity import local_path, source_id
+from libstream.io_backends.files._identity import local_path, source_id, stat_file
 
 _Arr = np.ndarray[Any, Any]
 _CHUNK = 2 * 1024 * 1024
@@ -135,7 +135,7 @@ class MibFormat:
 
     def open(self, uri: str, options: MibOptions) -> FrameSource:
         """Open a .mib or .hdr file, and the others of its scan. Raises FormatError or CorruptFileError naming file and place."""
-        path = local_path(uri)
+        path = stat_file(local_path(uri)).path
         hdr_path, paths = mib_set.companions(path, options.whole_set)
         hdr, notes = _acquisition(hdr_path, required=hdr_path == path)
         parts = _members(path, paths, hdr, hdr_path if hdr is not None else None)
@@ -145,9 +145,9 @@ class MibFormat:
         mib_set.same_layout(parts)
         head = parts[0].head
         counters = mib_set.counters_of(parts[0])
-        parts, more = mib_set.ordered(parts, len(counters))
+        parts, order_notes = mib_set.ordered(parts, len(counters))
         numbers = mib_set.numbering(parts, len(counters))
-        notes += [*more, *numbers.notes]
+        notes += [*order_notes, *numbers.notes]
         if len(parts) > 1:
             notes.append(
                 f"{len(parts)} files: {', '.join(os.path.basename(p.file.path) for p in parts[:3])}{', ...' if len(parts) > 3 else ''}"

@@ -344,7 +344,7 @@ def _check_heads(heads, stride, number, step, good):  # type: ignore[no-untyped-
         if ok and number >= 0:
             found, digits = 0, 0
             while digits < 11 and 48 <= heads[p + 4 + digits] <= 57:
-                found = 10 * found + np.int64(heads[p + 4 + digits]) - 48
+                found = 10 * found + int(heads[p + 4 + digits]) - 48
                 digits += 1
             # the field has six digits at least; whether it grows or starts again beyond 999999 is not documented
             ok = digits > 0 and heads[p + 4 + digits] == 44 and (found - number - i * step) % 1000000 == 0

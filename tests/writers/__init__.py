@@ -1,0 +1,1 @@
+"""Writers of detector files, independent of the readers: they share no code, only the published layouts."""
