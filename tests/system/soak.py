@@ -20,8 +20,9 @@ from tests import links
 REPORT = links.ROOT / "docs" / "reference" / "soak.md"
 HEAD = """# Long proofs
 
-Written by `make soak`, newest first: the laws (any cut, order and nesting of the data gives the same result; all executors agree bit by bit; tiles cover each pixel exactly once) with many random examples, and tests
-that run for minutes (memory, leaks, cancel). `make test` runs the same laws with few examples.
+Written by `make soak`, newest first. The laws (any cut, order and nesting of the data gives the same result; all executors
+agree bit by bit; tiles cover each pixel exactly once) with many random examples, and tests that run for minutes (memory,
+leaks, cancel). `make test` runs the same laws with few examples.
 """
 PROOFS = {
     "laws, 1500 examples each": ["tests/laws", "--hypothesis-profile=soak", "--timeout=3600"],
@@ -35,7 +36,8 @@ def machine() -> str:
     if (info := Path("/proc/cpuinfo")).is_file() and (m := re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))):
         model = m[1]
     packages = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "h5py", "hypothesis"))
-    return f"{len(os.sched_getaffinity(0))} x {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}, {packages}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{len(os.sched_getaffinity(0))} x {model}, {system}, {packages}"
 
 
 def commit() -> str:
