@@ -226,7 +226,10 @@ def hostile(draw: st.DrawFn) -> tuple[int, bytes, int, int]:
             del edited[where:]
         elif what == "drop":
             del edited[where : where + draw(st.integers(1, 8))]
-    return kind, bytes(edited), item, n * item
+    if kind != LZ4_BARE and draw(st.booleans()):
+        edited[:8] = bytes(8)  # no size of its own
+    announced = draw(st.one_of(st.just(n), st.integers(0, n)))
+    return kind, bytes(edited), item, announced * item
 
 
 def run(how: object, kind: int, blob: bytes, item: int, first: int, last: int, total: int) -> tuple[int, bytes]:
@@ -302,6 +305,10 @@ for trial in range(int(sys.argv[2])):
         if blob.size:
             blob[rng.integers(0, min(blob.size, 10 ** rng.integers(1, 5)))] = rng.choice([0, 255, 240, 15, rng.integers(0, 256)])
     blob = blob[: rng.integers(0, blob.size + 1)] if rng.random() < 0.2 else blob
+    if rng.random() < 0.3:
+        array = array[: rng.integers(0, array.size + 1)]  # another size than was announced
+        if kind != LZ4_BARE:
+            blob[:8] = 0
     side = trial % 2
     src = room[side][-blob.size or room[side].size :] if side == 0 else room[side][: blob.size]
     src[:] = blob
