@@ -100,11 +100,11 @@ result = ls.run(source, ls.udfs.Sum())
 frames = np.asarray(source[...])
 assert frames.shape == (4, 4, 16, 16), frames.shape
 assert frames.any(), "the simulated frames are all zero"
-np.testing.assert_array_equal(result["intensity"], frames.sum(axis=(0, 1)))
+np.testing.assert_array_equal(result["sum"]["sum"], frames.sum(axis=(0, 1)))
 assert result.complete
 result.save("sum.h5")
 again = ls.load_result("sum.h5")
-np.testing.assert_array_equal(again["intensity"], result["intensity"])
+np.testing.assert_array_equal(again["sum"]["sum"], result["sum"]["sum"])
 print("ran a UDF from", home)
 """
 
