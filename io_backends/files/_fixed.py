@@ -81,12 +81,20 @@ class FixedLayout:
         return {k: v for k, v in self.__dict__.items() if k != "_mappings"}
 
     def mapping(self, i: int, fd: int) -> mmap.mmap | None:
-        """File i mapped, None where that is not safe. Shared by all readers of this layout in this process, and kept as
-        long as the source is: the page tables of a fresh mapping cost as much as reading the data twice (21 against 15 GB/s)."""
+        """File i mapped, None where that is not safe. Raises SourceChangedError where the file is not what it was.
+
+        Shared by all readers of this layout in this process, and kept as long as the source is: the page tables of a fresh
+        mapping cost as much as reading the data twice (21 against 15 GB/s). A mapping holds a file open: many files are read.
+        """
         held: dict[int, mmap.mmap | None] = self.__dict__.setdefault("_mappings", {})
         if i not in held:
             file = self.files[i]
-            held[i] = mmap.mmap(fd, file.size, access=mmap.ACCESS_READ) if may_map(file) else None
+            verify_path(file)
+            wanted = len(self.files) <= _MAX_OPEN and may_map(file)
+            try:
+                held[i] = mmap.mmap(fd, file.size, access=mmap.ACCESS_READ) if wanted else None
+            except (OSError, ValueError) as exc:  # ValueError: shortened since the line before
+                raise changed(file, "could not be mapped", f"{file.size} bytes", str(exc)) from exc
         return held[i]
 
     @property

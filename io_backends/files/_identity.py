@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from libstream.ext import CorruptFileError, FormatError, SourceChangedError, SourceId
@@ -189,14 +189,23 @@ def _on_network(path: str) -> bool:
         return path.startswith(("/Volumes/", "/Network/"))
     if not sys.platform.startswith("linux"):
         return path.startswith("\\\\")
-    kind, length = "", -1
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as f:
-            for line in f:
-                fields = line.split(" ")
-                point = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-                if len(point) >= length and (path == point or path.startswith(point.rstrip("/") + "/")):
-                    kind, length = fields[2], len(point)  # a later mount on the same point hides the earlier one
+            return _is_remote(mount_kind(path, f))
     except OSError:
         return True  # unknown: reading is always right, mapping is only faster
+
+
+def mount_kind(path: str, mounts: Iterable[str]) -> str:
+    """Kind of the file system that holds `path`, from the lines of /proc/mounts; "" where none does."""
+    kind, length = "", -1
+    for line in mounts:
+        fields = line.split(" ")
+        point = fields[1].replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+        if len(point) >= length and (path == point or path.startswith(point.rstrip("/") + "/")):
+            kind, length = fields[2], len(point)  # a later mount on the same point hides the earlier one
+    return kind
+
+
+def _is_remote(kind: str) -> bool:
     return kind in _NETWORK or kind.startswith("fuse.")

@@ -57,7 +57,7 @@ class RawFormat:
             raise FormatError(_missing(path, file.size, options, dtype))
         pixels = math.prod(sig) * dtype.itemsize
         stride = options.frame_header + pixels + options.frame_footer + options.gap
-        last = options.frame_header + pixels
+        last = stride - options.gap
         n = whole_frames(file, offset=options.offset, stride=stride, last=last, allow_truncated=options.allow_truncated)
         layout = FixedLayout(
             files=(replace(file, n_frames=n, offset=options.offset),), sig=sig, dtype=dtype, stride=stride, pixels=options.frame_header
