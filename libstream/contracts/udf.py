@@ -194,13 +194,13 @@ class UDF:
     def digest(self) -> str:
         """Digest of class name, version and parameters (arrays by content)."""
         rows = [(n, np.frombuffer(repr(_plain(v)).encode(), np.uint8)) for n, v in sorted(self.parameters().items())]
-        return digest_of([(f"{type(self).__module__}.{type(self).__qualname__}", np.zeros(0)), *rows])
+        return digest_of([(f"{type(self).__module__}.{type(self).__qualname__} {self.version}", np.zeros(0)), *rows])
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and _plain(self.parameters()) == _plain(other.parameters())
 
     def __hash__(self) -> int:
-        return hash((type(self), repr(_plain(self.parameters()))))
+        return hash((type(self), _hashable(_plain(self.parameters()))))
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.parameters()
@@ -224,6 +224,19 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, np.generic):
         return value.item()
+    return value
+
+
+def _hashable(value: Any) -> Any:
+    """Something with the hash that equal values of `_plain` share (1 == 1.0, any order of a dict)."""
+    if isinstance(value, dict):
+        return frozenset((k, _hashable(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(_hashable(v) for v in value)
+    try:
+        hash(value)
+    except TypeError:
+        return type(value)
     return value
 
 
