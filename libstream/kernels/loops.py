@@ -1,170 +1,272 @@
-"""The compiled loop around a kernel: over the runs, tiles and frames of a partition, so that Python is called once.
+"""Compiled code around kernels: an entry for each kernel, and one driver that visits runs, tiles, bands and entries.
 
-The loop is generated as a small module in the user's cache, named by a digest of all it contains, and compiled with
-numba's cache: kernels of notebooks are cached too, and an edited callee never leaves a stale result.
+Python is called once for a block of frames, not for each tile, and several UDFs share a tile in cache without a compile for
+each combination of them: the driver calls entries by address.
+
+An entry is generated as a small module in the user's cache, named by a digest of all it contains, and compiled with numba's
+cache: kernels of notebooks are cached too, and an edited callee never leaves a stale result.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from libstream.config import cache_dir
+import numpy as np
+
 from libstream.kernels.digest import kernel_digest
 from libstream.kernels.jit import Kernel
+from libstream.kernels.store import generated_module
 
-ArgKind = Literal["nav", "reduced", "constant", "aux", "index", "row0", "ragged"]
+ArgKind = Literal["nav", "sig", "single", "array", "scalar", "aux", "index", "row0", "ragged"]
+
+# Slots of a context (int64), the one argument of an entry. The driver writes DATA to FRAME for each tile.
+DATA, STRIDE, FRAMES, ROWS, ROW0, K, R, FIRST, USED, WANTED, COUNTS, INDEX, ROW_SHAPE, HEAD = range(14)
+"""DATA: address of the tile. STRIDE: bytes from frame to frame. FRAMES, ROWS: its shape. ROW0: first detector row. K: row of
+its first frame in the partition, R: in the block. FIRST, USED, WANTED: frames done, records used and wanted of a ragged output;
+COUNTS: address of its counts. INDEX: address of the block's flat positions. ROW_SHAPE: pixels of a row."""
+
+DONE, NEEDS_ROOM, FAILED, CANCELLED = 0, 1, 2, 3
+"""What entries and the driver return."""
 
 _lock = threading.Lock()
-_loops: dict[tuple[str, Any], Any] = {}
+_entries: dict[Any, Any] = {}
 
 
 @dataclass(frozen=True)
 class Arg:
-    """One argument of a kernel: its name and what it is bound to."""
+    """One argument of a kernel after the tile or frame.
+
+    kind: "nav", "aux": rows along the partition or block; "sig": whole-frame array that is cut to the band of rows; "single",
+    "array": passed whole; "scalar": a number or a tuple of them; "ragged": the free rest of an arena.
+    sample: an array of the type and number of axes, or the number itself.
+    """
 
     name: str
     kind: ArgKind
+    sample: Any = None
+
+    @property
+    def slots(self) -> int:
+        """Slots in the context: address and shape, or the numbers."""
+        if self.kind in ("index", "row0"):
+            return 0
+        if self.kind == "scalar":
+            values = self.sample if isinstance(self.sample, tuple) else (self.sample,)
+            return sum(2 if isinstance(v, complex) else 1 for v in values)
+        return 1 + int(self.sample.ndim)
 
 
-def loop_source(hook: str, args: Sequence[Arg]) -> str:
-    """Text of the loop for a kernel of this hook ("process_frame" or "process_tile") with these arguments.
+@dataclass(frozen=True)
+class Entry:
+    """A compiled kernel: `address` of `int64 entry(int64 context)`, `n_slots` of its context. `keep` holds the code alive."""
 
-    step(data, runs, depth, cancel, index, row0, first, used, counts, *args) -> (frames done, records used, records wanted)
-    data: (n, *sig); runs: (k, 2) rows of `data` to visit; nav outputs, aux and index have one row for each visited frame.
-    """
-    ragged = [a for a in args if a.kind == "ragged"]
-    # prefixed: a parameter of a UDF may be called "depth" or "runs"
-    names = [f"u_{a.name}" for a in args if a.kind not in ("index", "row0")]
-    head = ", ".join(["data", "runs", "depth", "cancel", "index", "row0", "first", "used", "counts", *names])
+    address: int
+    n_slots: int
+    keep: Any
 
-    def cut(a: Arg, rows: str) -> str:
-        if a.kind in ("index", "row0"):
-            return f"index[{rows}]" if a.kind == "index" else "row0"
-        if a.kind in ("nav", "aux"):
-            return f"u_{a.name}[{rows}]"
-        return f"u_{a.name}[used:]" if a.kind == "ragged" else f"u_{a.name}"
 
+def entry_source(hook: str, args: Sequence[Arg], sig_ndim: int) -> str:
+    """Text of the entry for a kernel of this hook ("process_frame" or "process_tile")."""
     lines = [
-        f"def step({head}):",
-        "    k = 0",
-        "    for r in range(runs.shape[0]):",
-        "        i, stop = runs[r, 0], runs[r, 1]",
-        "        while i < stop:",
-        "            if cancel[0] != 0:",
-        "                return -1, used, 0",
-        "            m = min(depth, stop - i)",
+        "def entry(address):",
+        "    ctx = at_i8(address, (N_SLOTS,))",
+        "    f8 = at_f8(address, (N_SLOTS,))",
+        f"    m, k, r, row0 = ctx[{FRAMES}], ctx[{K}], ctx[{R}], ctx[{ROW0}]",
+        f"    tile = tile_at(ctx[{DATA}], (m, ctx[{ROWS}]{f', ctx[{ROW_SHAPE}]' if sig_ndim == 2 else ''}), ctx[{STRIDE}])",
+        f"    index = at_index(ctx[{INDEX}] + 8 * r, (m,))",
     ]
-    if hook == "process_tile":
-        call = ", ".join(["data[i:i + m]", *(cut(a, "k:k + m") for a in args)])
-        lines += [f"            user({call})", "            k += m"]
-    else:
-        call = ", ".join(["frame_of(data, i + j)", *(cut(a, "k") for a in args)])
-        lines.append("            for j in range(m):")
-        if ragged:
+    slot = HEAD
+    call: list[str] = []
+    frame = hook == "process_frame"
+    ragged = next((a.name for a in args if a.kind == "ragged"), None)
+    for i, a in enumerate(args):
+        v = f"a{i}"
+        if a.kind == "index":
+            call.append("index[j]" if frame else "index")
+        elif a.kind == "row0":
+            call.append("row0")
+        elif a.kind == "scalar":
+            call.append(_scalar(a.sample, slot))
+        else:
+            shape = ", ".join(f"ctx[{slot + 1 + d}]" for d in range(a.sample.ndim))
+            lines.append(f"    {v} = at_{v}(ctx[{slot}], ({shape},))" if a.sample.ndim else f"    {v} = at_{v}(ctx[{slot}], ())")
+            rows = {"nav": ("k + j", "k:k + m"), "aux": ("r + j", "r:r + m")}.get(a.kind)
+            if rows:
+                call.append(f"{v}[{rows[0] if frame else rows[1]}]")
+            elif a.kind == "sig":
+                lines.append(f"    {v} = {v}[row0:row0 + ctx[{ROWS}]]")
+                call.append(v)
+            else:
+                call.append(f"{v}[used:]" if a.kind == "ragged" else v)
+        slot += a.slots
+    # exceptions do not cross into the driver: the caller runs the plain function again to find out which one it was
+    if frame:
+        user = f"user({', '.join(['frame_of(tile, j)', *call])})"
+        lines += ["    try:", f"        for j in range(ctx[{FIRST}], m):"]
+        if ragged is not None:
+            arena = f"a{[a.name for a in args].index(ragged)}"
             lines += [
-                "                if k >= first:",
-                f"                    n = user({call})",
-                f"                    if n > u_{ragged[0].name}.shape[0] - used:",
-                "                        return k, used, n",
-                "                    counts[k] = n",
-                "                    used += n",
+                f"            used = ctx[{USED}]",
+                f"            n = {user}",
+                f"            if n > {arena}.shape[0] - used:",
+                f"                ctx[{FIRST}], ctx[{WANTED}] = j, n",
+                f"                return {NEEDS_ROOM}",
+                f"            at_index_rw(ctx[{COUNTS}], (k + m,))[k + j] = n",
+                f"            ctx[{USED}] = used + n",
             ]
         else:
-            lines.append(f"                user({call})")
-        lines.append("                k += 1")
-    lines += ["            i += m", "    return k, used, 0", ""]
-    return "\n".join(lines)
+            lines.append(f"            {user}")
+        lines += ["    except Exception:", f"        return {FAILED}", f"    ctx[{FIRST}] = 0"]
+    else:
+        lines += ["    try:", f"        user({', '.join(['tile', *call])})", "    except Exception:", f"        return {FAILED}"]
+    return "\n".join([*lines, f"    return {DONE}", ""]).replace("N_SLOTS", str(max(slot, 1)))
 
 
-def compiled_loop(k: Kernel, hook: str, args: Sequence[Arg], samples: Sequence[Any]) -> Any:
-    """The loop for kernel `k`, compiled (or loaded from the cache) for the types of `samples` (arguments of `step`)."""
+def _scalar(sample: Any, slot: int) -> str:
+    if isinstance(sample, tuple):
+        parts = []
+        for v in sample:
+            parts.append(_scalar(v, slot))
+            slot += 2 if isinstance(v, complex) else 1
+        return f"({', '.join(parts)},)"
+    if isinstance(sample, bool):
+        return f"(ctx[{slot}] != 0)"
+    if isinstance(sample, complex):
+        return f"complex(f8[{slot}], f8[{slot + 1}])"
+    return f"f8[{slot}]" if isinstance(sample, float) else f"ctx[{slot}]"
+
+
+def compiled_entry(k: Kernel, hook: str, args: Sequence[Arg], tile: np.ndarray[Any, Any]) -> Entry:
+    """The entry for kernel `k`, compiled (or loaded from the cache) for tiles like `tile` (n, *sig) and arguments like the samples."""
     import numba
 
-    source = loop_source(hook, args)
-    digest = kernel_digest(k, source)
-    signature = tuple(numba.typeof(s) for s in samples)
+    from libstream.kernels import rt
+
+    source = entry_source(hook, args, tile.ndim - 1)
+    types = [str(numba.typeof(a.sample)) for a in args if a.kind not in ("index", "row0")]
+    tile_type = numba.typeof(tile).copy(readonly=True, layout="C" if tile.flags.c_contiguous else "A")
+    digest = kernel_digest(k, source, str(tile_type), *types)
     with _lock:
-        known = _loops.get((digest, signature))
-        if known is None:
-            module = _module(digest, source, k)
-            dispatcher = module.__dict__.setdefault(
-                "dispatcher", numba.njit(nogil=True, cache=True, fastmath=k.fastmath, error_model="numpy")(module.step)
-            )
-            dispatcher.compile(signature)
-            known = _loops[digest, signature] = dispatcher
-    return known
+        if digest not in _entries:
+            names: dict[str, Any] = {
+                "user": k.jit,
+                "frame_of": rt.frame_of,
+                "tile_at": rt.tile_at(tile_type),
+                "at_i8": rt.array_at(numba.int64[::1]),
+                "at_f8": rt.array_at(numba.float64[::1]),
+                "at_index": rt.array_at(numba.typeof(_read_only(np.zeros(1, np.int64)))),
+                "at_index_rw": rt.array_at(numba.int64[::1]),
+            }
+            for i, a in enumerate(args):
+                if a.kind not in ("index", "row0", "scalar"):
+                    names[f"at_a{i}"] = rt.array_at(numba.typeof(a.sample))
+            module = generated_module(digest, f"# around {k!r}\n\n\n{source}", names)
+            made = numba.cfunc("int64(int64)", cache=True)(module.entry)
+            _entries[digest] = Entry(made.address, max(HEAD + sum(a.slots for a in args), 1), (module, made))
+        return _entries[digest]
+
+
+def fill_context(ctx: np.ndarray[Any, Any], args: Sequence[Arg], values: Sequence[Any]) -> None:
+    """Write addresses, shapes and numbers into the slots of `ctx`; the arrays must outlive its use."""
+    f8 = ctx.view(np.float64)
+    slot = HEAD
+    for a, value in zip(args, values, strict=True):
+        if a.kind == "scalar":
+            at = slot
+            for v in value if isinstance(value, tuple) else (value,):
+                if isinstance(v, complex):
+                    f8[at], f8[at + 1] = v.real, v.imag
+                    at += 2
+                else:
+                    (f8 if isinstance(v, float) else ctx)[at] = v
+                    at += 1
+        elif a.kind not in ("index", "row0"):
+            ctx[slot] = value.ctypes.data
+            ctx[slot + 1 : slot + 1 + value.ndim] = value.shape
+        slot += a.slots
+
+
+def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    array.setflags(write=False)
+    return array
+
+
+def drive(addresses, contexts, context_address, sources, strides, row_strides, runs, depth, bands, cancel, k, at):  # type: ignore[no-untyped-def]
+    """Visit runs, tiles, bands and entries; the one compiled loop of libstream (see `driver`).
+
+    addresses: int64 (u,), entries in the order in which they see a tile. contexts: int64 (u, slots), C order, at `context_address`.
+    sources: int64 (u,), address of frame 0 as entry u sees it; < 0: ~address of a buffer that holds the current tile only, which
+    an earlier entry fills. strides, row_strides: bytes from frame to frame and from row to row, by entry.
+    runs: int64 (n, 2), frames to visit. depth: frames of a tile. bands: int64 (b, 2), row ranges.
+    whole frames go to entries of converters: those have row_strides 0 and are called with the first band only.
+    at: int64 (5,) (run, frame or -1, band, entry, row): where to go on, and where it stopped.
+    Returns DONE, or NEEDS_ROOM, FAILED, CANCELLED with `at` on the entry concerned.
+    """
+    a, i, b, u, r = at[0], at[1], at[2], at[3], at[4]
+    slots = contexts.shape[1]
+    while a < runs.shape[0]:
+        if i < 0:
+            i = runs[a, 0]
+        while i < runs[a, 1]:
+            if cancel[0] != 0:
+                return 3
+            m = min(depth, runs[a, 1] - i)
+            while b < bands.shape[0]:
+                y0, y1 = bands[b, 0], bands[b, 1]
+                while u < addresses.shape[0]:
+                    whole = row_strides[u] == 0
+                    if not whole or b == 0:
+                        c = contexts[u]
+                        if sources[u] < 0:
+                            c[0] = ~sources[u] + y0 * row_strides[u]
+                        else:
+                            c[0] = sources[u] + i * strides[u] + y0 * row_strides[u]
+                        c[1], c[2], c[5], c[6] = strides[u], m, k + r, r
+                        if whole:
+                            c[3], c[4] = bands[bands.shape[0] - 1, 1], 0
+                        else:
+                            c[3], c[4] = y1 - y0, y0
+                        status = call_address(addresses[u], context_address + u * slots * 8)  # noqa: F821  given by `driver`
+                        if status != 0:
+                            at[0], at[1], at[2], at[3], at[4] = a, i, b, u, r
+                            return status
+                    u += 1
+                u = 0
+                b += 1
+            b = 0
+            i += m
+            r += m
+        i = -1
+        a += 1
+    return 0
+
+
+def driver() -> Any:
+    """The compiled `drive`, made once per process from the cache."""
+    global _driver
+    if _driver is None:
+        from libstream.kernels import rt
+
+        _driver = Kernel(rt.with_globals(drive, call_address=rt.call_address)).cached
+    return _driver
+
+
+_driver: Any = None
 
 
 def cached_function(k: Kernel) -> Any:
-    """Dispatcher that calls `k`, kept in the cache like a loop; see `Kernel.cached`."""
+    """Dispatcher that calls `k`, kept in the cache like an entry; see `Kernel.cached`."""
     import numba
 
     code = k.func.__code__
     names = ", ".join(code.co_varnames[: code.co_argcount])
     source = f"def step({names}):\n    return user({names})\n"
     with _lock:
-        module = _module(kernel_digest(k, source), source, k)
+        module = generated_module(kernel_digest(k, source), source, {"user": k.jit})
         made = module.__dict__.setdefault(
             "dispatcher", numba.njit(nogil=True, cache=True, fastmath=k.fastmath, error_model="numpy")(module.step)
         )
     return made
-
-
-def _module(digest: str, source: str, k: Kernel) -> Any:
-    from libstream.kernels.rt import frame_of
-
-    name = f"_libstream_kernel_{digest[:40]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    path = _write(kernel_folder() / f"{name}.py", f"# loop around {k!r}\n\n\n{source}")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot load the generated loop {path}")
-    module = importlib.util.module_from_spec(spec)
-    module.__dict__.update(user=k.jit, frame_of=frame_of)
-    sys.modules[name] = module  # before it runs: numba finds cached code through the module's name
-    spec.loader.exec_module(module)
-    return module
-
-
-def kernel_folder() -> Path:
-    """Folder of generated loops: in the user's cache, or a temporary one where that cannot be written."""
-    global _temporary
-    folder = cache_dir() / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass  # no home, read-only home: compile anew in each process, into a private folder
-    if _temporary is None:
-        _temporary = tempfile.TemporaryDirectory(prefix="libstream-kernels-")
-    return Path(_temporary.name)
-
-
-_temporary: tempfile.TemporaryDirectory[str] | None = None
-
-
-def _write(path: Path, text: str) -> Path:
-    # never rewritten: numba keys its cache by the file's time stamp
-    if not path.exists():
-        fd, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(fd, "w") as f:
-            f.write(text)
-        try:
-            os.link(aside, path)
-        except FileExistsError:
-            pass  # another process was first, with the same text
-        except OSError:  # a file system without hard links
-            os.replace(aside, path)
-            return path
-        os.unlink(aside)
-    return path

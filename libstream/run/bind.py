@@ -25,9 +25,11 @@ from libstream.model.source import RunMeta, SourceMeta
 from libstream.plan.plan import Need, RunPlan, make_plan
 from libstream.plan.roi import as_mask
 from libstream.run.block import Block
+from libstream.run.buffers import Buffers
 from libstream.run.calls import Call
 from libstream.run.collect import Collector
 from libstream.run.correct import Converter, input_dtype
+from libstream.run.lanes import Lanes
 from libstream.run.work import ChannelWork, Work
 
 _Arr = np.ndarray[Any, Any]
@@ -255,21 +257,12 @@ def _try(bound: Bound, call: Call, frames: _Arr, position: int = 0) -> tuple[dic
     with np.errstate(all="ignore"):
         if debug():
             call.run_checked(frames[:n])
+        block, flag = Block.of(frames[:n], np.arange(position, position + n, dtype=np.int64)), np.zeros(1, np.uint8)
         if call.compiled:
-            # the loop was compiled for the run's tiles; a gapped array of the same type serves here too
-            frames = _like_tiles(bound, call, frames)
-        call.tile(state, Block.of(frames[:n], np.arange(position, position + n, dtype=np.int64)), band, n, np.zeros(1, np.uint8))
+            Lanes({call.key: call}, {call.key: state}, {call.key: None}, frames, n, [band], Buffers()).run(block, flag)
+        else:
+            call.tile(state, block, band, flag)
     return call.end(state)
-
-
-def _like_tiles(bound: Bound, call: Call, frames: _Arr) -> _Arr:
-    channel = next(c for c in bound.work.channels if call.key in c.udfs)
-    if len(channel.tiling.bands) > 1 or (channel.mapped and channel.gapped and channel.converters[call.key] is None):
-        wide = np.ones((len(frames), frames.shape[1] + 1, *frames.shape[2:]), frames.dtype)
-        wide[:, :-1] = frames
-        frames = wide[:, :-1]
-        frames.setflags(write=False)
-    return frames
 
 
 def _first_frames(bound: Bound, channel: ChannelWork, udf: UDF) -> _Arr | None:

@@ -13,7 +13,7 @@ import numpy as np
 from libstream.contracts.udf import UDF, constants, field_of, per_position_fields
 from libstream.errors import CancelledError, LibstreamError, UDFError, UsageError
 from libstream.kernels.jit import Kernel
-from libstream.kernels.loops import Arg, compiled_loop
+from libstream.kernels.loops import Arg, compiled_entry
 from libstream.model.array import Array
 from libstream.model.output import Output
 from libstream.model.partial import RaggedPart
@@ -74,7 +74,8 @@ class State:
 
     def __init__(self, arrays: dict[str, Any], n: int) -> None:
         self.arrays, self.n = arrays, n
-        self.used = 0  # records in the arena of a kernel's ragged output
+        self.used = 0
+        """Records in the arena of a kernel's ragged output."""
 
 
 class Call:
@@ -92,12 +93,9 @@ class Call:
         self.aux_names = per_position_fields(type(udf))
         self.aux_arrays = {n: self._aux(n) for n in self.aux_names}
         self._dtypes = {n: self._accumulator_dtype(o, partial_frames) for n, o in self.outputs.items()}
-        self._reduced = tuple(n for n, o in self.outputs.items() if o.kind in ("sig", "single"))
-        self._bandless = tuple(n for n, o in self.outputs.items() if o.kind == "single")
         if self.compiled:
             self.args, self._fixed = self._bind_kernel()
-            self._ragged = next((a.name for a in self.args if a.kind == "ragged"), None)
-            self._kernel_reduced = {n for n in self._reduced if self.outputs[n].kind == "sig"}
+            self.ragged = next((a.name for a in self.args if a.kind == "ragged"), "")
         else:
             self.wants_at = self.kind == "process_frame" and len(inspect.signature(self.hook).parameters) > 3
             for name in constants(type(udf)):
@@ -124,29 +122,30 @@ class Call:
     def _bind_kernel(self) -> tuple[tuple[Arg, ...], dict[str, Any]]:
         code = self.hook.func.__code__
         names = code.co_varnames[1 : code.co_argcount]
+        samples = self.begin(1).arrays
         args: list[Arg] = []
         fixed: dict[str, Any] = {}
         cls = type(self.udf)
         known_constants = constants(cls)
         for name in names:
             if name in self.outputs:
-                kind = {"nav": "nav", "ragged": "ragged"}.get(self.outputs[name].kind, "reduced")
-                args.append(Arg(name, kind))  # type: ignore[arg-type]
+                args.append(Arg(name, self.outputs[name].kind, samples[name]))
             elif name in self.aux_names:
-                args.append(Arg(name, "aux"))
+                args.append(Arg(name, "aux", _read_only(self.aux_arrays[name][:1])))
             elif name in ("index", "row0"):
                 args.append(Arg(name, "index" if name == "index" else "row0"))
             elif field_of(cls, name) is not None or name in known_constants:
-                args.append(Arg(name, "constant"))
-                fixed[name] = _kernel_value(self.key, name, getattr(self.udf, name))
+                fixed[name] = value = _kernel_value(self.key, name, getattr(self.udf, name))
+                args.append(Arg(name, "array" if isinstance(value, np.ndarray) else "scalar", value))
             else:
                 choices = [*self.outputs, *self.udf.parameters(), *known_constants, "index", "row0"]
                 raise TypeError(
                     f"UDF {self.key}: argument {name!r} of the kernel {self.kind} is neither an output, a parameter nor a "
                     f"cached constant; known names: {', '.join(choices)}"
                 )
-        if any(a.kind == "ragged" for a in args):
-            others = [a.name for a in args if a.kind == "reduced" or (a.kind == "ragged" and a.name != args[_first_ragged(args)].name)]
+        ragged = [a.name for a in args if a.kind == "ragged"]
+        if ragged:
+            others = [*ragged[1:], *(a.name for a in args if a.kind in ("sig", "single"))]
             if others or self.kind != "process_frame":
                 raise TypeError(
                     f"UDF {self.key}: a kernel with a ragged output is a process_frame without other sums or ragged outputs, "
@@ -156,12 +155,10 @@ class Call:
         return tuple(args), fixed
 
     def compile(self, data: _Arr) -> None:
-        """Compile the loop for tiles like `data` (n, *sig). At bind, never in a worker: a compile cannot be cancelled."""
+        """Compile the kernel for tiles like `data` (n, *sig). At bind, never in a worker: a compile cannot be cancelled."""
         if self.compiled:
             with self._user_code("while it was compiled"):
-                one = Block(data, np.zeros((1, 2), np.int64), np.zeros(1, np.int64), 0)
-                samples = self._step_args(self.begin(1), one, (0, data.shape[1]), 1, np.zeros(1, np.uint8))
-                self.step = compiled_loop(self.hook, self.kind, self.args, samples)
+                self.entry = compiled_entry(self.hook, self.kind, self.args, data)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -181,32 +178,69 @@ class Call:
             arrays["#counts"] = np.zeros(n, np.int64)
         return State(arrays, n)
 
-    def tile(self, state: State, block: Block, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
-        """Process the frames of `block`, which holds the rows `band` of each; compiled loops visit `depth` frames at a time."""
-        if self.compiled:
-            self._run_kernel(state, block, band, depth, cancel)
-        elif self.kind == "process_frame":
+    def tile(self, state: State, block: Block, band: tuple[int, int], cancel: _Arr) -> None:
+        """Call a plain-Python hook on the frames of `block`, which holds the rows `band` of each."""
+        if self.kind == "process_frame":
             self._run_frames(state, block, cancel)
         else:
             self._run_tile(state, block, band)
 
+    def kernel_values(self, state: State, index: _Arr) -> list[Any]:
+        """What the arguments of the kernel are bound to; `index`: positions of the block's frames."""
+        out: list[Any] = []
+        for a in self.args:
+            if a.kind in ("nav", "sig", "single", "ragged"):
+                out.append(state.arrays[a.name])
+            elif a.kind == "aux":
+                out.append(self.aux_arrays[a.name][index])
+            else:
+                out.append(self._fixed.get(a.name))
+        return out
+
+    def make_room(self, state: State, wanted: int) -> None:
+        """Enlarge the arena of the ragged output for a frame with `wanted` records."""
+        arena = state.arrays[self.ragged]
+        larger = np.empty((max(2 * len(arena), state.used + 2 * wanted), *arena.shape[1:]), arena.dtype)
+        larger[: state.used] = arena[: state.used]
+        state.arrays[self.ragged] = larger
+
+    def twin(self, func: Any, tile: _Arr, index: _Arr, row0: int) -> None:
+        """Call `func`, a form of the kernel, on `tile` (n, rows, ...) with fresh accumulators, frame by frame or whole."""
+        state = self.begin(len(tile))
+        rows = slice(row0, row0 + tile.shape[1])
+        values: list[Any] = []
+        for a, value in zip(self.args, self.kernel_values(state, index), strict=True):
+            if a.kind == "sig":
+                value = value[rows]
+            values.append(index if a.kind == "index" else row0 if a.kind == "row0" else value)
+        if self.kind == "process_tile":
+            func(tile, *values)
+            return
+        for i, frame in enumerate(tile):
+            func(frame, *(v[i] if a.kind in ("nav", "aux", "index") else v for a, v in zip(self.args, values, strict=True)))
+
+    def failure_in(self, tile: _Arr, index: _Arr, row0: int) -> UDFError:
+        """Why the compiled kernel failed on `tile`: the exception of the plain function on the same data."""
+        where = f"in the frames at scan positions {self.where(int(index[0]))} to {self.where(int(index[-1]))}"
+        try:
+            self.twin(self.hook.func, tile, index, row0)
+        except Exception as exc:  # noqa: BLE001  whatever the user's code raises is what is asked for
+            error = self._failure(exc, where)
+            error.__cause__ = exc
+            return error
+        name = type(self.udf).__name__
+        return UDFError(
+            f"UDF {self.key} ({name}): the compiled {self.kind} raised an exception {where}; the plain function does not, so look for "
+            "an overflow or an index out of range (LIBSTREAM_DEBUG=1 checks bounds)",
+            udf=self.key,
+            where=where,
+        )
+
     def run_checked(self, frames: _Arr) -> None:
         """Run a kernel once with bounds checks on `frames` (n, *sig). Debug mode only: slow."""
-        if not self.compiled:
-            return
-        state = self.begin(len(frames))
-        rows = np.arange(len(frames), dtype=np.int64)
-        bound = self._step_args(state, Block.of(frames), (0, frames.shape[1]), 1, np.zeros(1, np.uint8))[9:]
-        names = [a for a in self.args if a.kind not in ("index", "row0")]
-        values = dict(zip((a.name for a in names), bound, strict=True))
-        values.update(index=rows, row0=0)
-        with self._user_code("in debug mode, with bounds checks"):
-            if self.kind == "process_tile":
-                self.hook.checked(frames, *(values[a.name] for a in self.args))
-                return
-            for i, frame in enumerate(frames):
-                per_frame = {a.name: values[a.name][i] if a.kind in ("nav", "aux", "index") else values[a.name] for a in self.args}
-                self.hook.checked(frame, *(per_frame[a.name] for a in self.args))
+        if self.compiled:
+            with self._user_code("in debug mode, with bounds checks"):
+                self.twin(self.hook.checked, frames, np.arange(len(frames), dtype=np.int64), 0)
 
     def end(self, state: State) -> tuple[dict[str, Any], dict[str, _Arr]]:
         """(placed, reduced) of a finished partition."""
@@ -243,29 +277,6 @@ class Call:
                 values.append(self._fixed[a.name])
         counts = state.arrays["#counts"][k : k + n] if "#counts" in state.arrays else _NO_COUNTS
         return (block.data, block.runs, depth, cancel, index, band[0], first, state.used, counts, *values)
-
-    def _run_kernel(self, state: State, block: Block, band: tuple[int, int], depth: int, cancel: _Arr) -> None:
-        first, index = 0, block.index
-        while True:
-            args = self._step_args(state, block, band, depth, cancel, first)
-            try:
-                done, used, wanted = self.step(*args)
-            except Exception as exc:
-                raise self._failure(exc, f"in the frames at flat scan positions {index[0]} to {index[-1]}") from exc
-            if done < 0:
-                raise CancelledError("cancelled")
-            state.used = int(used)
-            if not wanted:
-                return
-            name = self._ragged or ""
-            arena = state.arrays[name]
-            larger = np.empty((max(2 * len(arena), state.used + 2 * int(wanted)), *arena.shape[1:]), arena.dtype)
-            larger[: state.used] = arena[: state.used]
-            state.arrays[name] = larger
-            first = int(done)
-            for a in self.args:
-                if a.kind == "nav":  # the frame is repeated: what it added is forgotten
-                    state.arrays[a.name][block.k + first] = self.outputs[a.name].init_value
 
     def _run_frames(self, state: State, block: Block, cancel: _Arr) -> None:
         data, index, k = block.data, block.index, block.k
@@ -350,10 +361,6 @@ class Call:
             raise
         except Exception as exc:
             raise self._failure(exc, where) from exc
-
-
-def _first_ragged(args: list[Arg]) -> int:
-    return next(i for i, a in enumerate(args) if a.kind == "ragged")
 
 
 def _read_only(array: _Arr) -> _Arr:

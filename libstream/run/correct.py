@@ -9,6 +9,8 @@ import numpy as np
 
 from libstream.errors import UsageError
 from libstream.kernels import convert
+from libstream.kernels.jit import Kernel
+from libstream.kernels.loops import Arg, Entry, compiled_entry
 from libstream.model.corrections import Corrections
 
 _Arr = np.ndarray[Any, Any]
@@ -47,19 +49,34 @@ class Converter:
         """Equal for conversions that can share a buffer."""
         return self.dtype.str, self.corrections is not None
 
-    def compile(self, data: _Arr) -> None:
-        """Compile for arrays like `data`, before any worker runs."""
-        self.into(data, np.zeros((0, 2), np.int64), np.empty((0, *data.shape[1:]), self.dtype))
+    @property
+    def kernel(self) -> Kernel:
+        """`kernel(tile, *arrays)` writes converted frames into the first of `arrays(out)`."""
+        return convert.cast_frames if self.corrections is None else convert.correct_frames
 
-    def into(self, data: _Arr, runs: _Arr, out: _Arr) -> None:
-        """Convert frames `runs` of `data` (n, *sig) into `out` (m, *sig)."""
+    def arrays(self, out: _Arr) -> dict[str, _Arr]:
+        """Arguments of the kernel after the tile, by name. out: (n, *sig), C order."""
         flat = out.reshape(len(out), int(np.prod(out.shape[1:])))
         if self.corrections is None:
-            convert.cast_frames.cached(data, runs, flat)
-            return
-        dark, gain = self._tables(out.shape[1:])
+            return {"out": flat}
         bad, offsets, good = self.corrections.repair
-        convert.correct_frames.cached(data, runs, flat, dark, gain, bad, offsets, good)
+        dark, gain = self._tables(out.shape[1:])
+        return {"out": flat, "dark": dark, "gain": gain, "bad": bad, "offsets": offsets, "good": good}
+
+    def entry(self, tile: _Arr) -> Entry:
+        """The compiled kernel for tiles like `tile`."""
+        return compiled_entry(self.kernel, "process_tile", self.args(tile.shape[1:]), tile)
+
+    def args(self, sig: tuple[int, ...]) -> list[Arg]:
+        """Arguments of the kernel for frames of shape `sig`."""
+        return [Arg(name, "array", value) for name, value in self.arrays(np.empty((1, *sig), self.dtype)).items()]
+
+    def into(self, data: _Arr, runs: _Arr, out: _Arr) -> None:
+        """Convert frames `runs` of `data` (n, *sig) into `out` (m, *sig), called from Python."""
+        row = 0
+        for a, b in runs.tolist():
+            self.kernel.cached(data[a:b], *self.arrays(out[row : row + b - a]).values())
+            row += b - a
 
     def _tables(self, sig: tuple[int, ...]) -> tuple[_Arr, _Arr]:
         c = self.corrections

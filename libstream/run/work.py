@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +15,14 @@ from libstream.contracts.executor import CancelFlag
 from libstream.contracts.source import FrameReader, Opener, Partition
 from libstream.contracts.udf import UDF
 from libstream.errors import CancelledError, UsageError
+from libstream.kernels.loops import driver
 from libstream.model.partial import PROCESSED, Partial
 from libstream.plan.plan import Tiling
 from libstream.run.block import Block
 from libstream.run.buffers import Buffers
 from libstream.run.calls import Call, State
 from libstream.run.correct import Converter
+from libstream.run.lanes import Lanes
 from libstream.run.merge import Merger
 from libstream.run.tiles import PartitionFrames, cut, gathered, read_buffer
 
@@ -50,7 +53,7 @@ class Work:
     nav: tuple[int, ...]
     sync_offset: int
     partition_frames: int
-    fail_fast: bool = True
+    profile: bool = False
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +83,8 @@ class Work:
                         converter = c.converters[key]
                         call.compile(_sample(c, c.dtype if converter is None else converter.dtype, converter is not None))
                 for converter in {v.key: v for v in c.converters.values() if v is not None}.values():
-                    converter.compile(_sample(c, c.dtype, False))
+                    converter.entry(_sample(c, c.dtype, False, whole=True))
+            driver()
             self._made["merger"] = Merger({k: (call.udf, call.outputs) for k, call in calls.items()})
             self._made["calls"] = calls
 
@@ -154,69 +158,98 @@ class Work:
         cancel: CancelFlag,
         seconds: dict[str, float],
     ) -> None:
-        buffers = self._buffers()
+        n = len(frames.positions)
+        if not n:
+            return
         partition = any(call.kind == "process_partition" for call in calls.values())
+        depth = n if partition else c.tiling.depth
+        tiles = _Tiles(c, calls, states, depth, self._buffers(), cancel, seconds, self.profile)
         block = frames.whole()
         if block is not None:
-            if len(block.index):  # no hook is called where all frames are corrupt
-                self._run_block(c, calls, states, block, cancel, seconds, buffers, partition)
+            tiles.run(block)
             return
-        buffer, depth = read_buffer(buffers, c.tiling, c.sig, c.dtype, len(frames.positions), partition)
-        if not len(frames.positions):
-            return
+        buffer, depth = read_buffer(self._buffers(), c.tiling, c.sig, c.dtype, n, partition)
         for part in frames.read(buffer, depth):
             if cancel:
                 raise CancelledError("cancelled")
             data = part.data.view()
             data.setflags(write=False)
-            self._run_block(c, calls, states, replace(part, data=data), cancel, seconds, buffers, partition)
+            tiles.run(replace(part, data=data))
 
-    def _run_block(
-        self, c: ChannelWork, calls: dict[str, Call], states: dict[str, State], block: Block, cancel: CancelFlag,
-        seconds: dict[str, float], buffers: Buffers, partition: bool,
-    ) -> None:  # fmt: skip
-        bands = c.tiling.bands
-        if len(calls) == 1 and len(bands) == 1:
-            ((key, call),) = calls.items()
-            if call.compiled and c.converters[key] is None:
-                # one compiled call for the whole block: Python is not involved in its tiles
-                t = time.perf_counter()
-                call.tile(states[key], block, bands[0], c.tiling.depth, cancel.array)
-                seconds["udf:" + key] = seconds.get("udf:" + key, 0.0) + time.perf_counter() - t
-                return
-        for tile in cut(block, len(block.index) if partition else c.tiling.depth):
-            if cancel:
+
+class _Tiles:
+    """The tile loop of one channel over one partition: compiled where all hooks are, else in Python."""
+
+    def __init__(
+        self,
+        c: ChannelWork,
+        calls: dict[str, Call],
+        states: dict[str, State],
+        depth: int,
+        buffers: Buffers,
+        cancel: CancelFlag,
+        seconds: dict[str, float],
+        profile: bool,
+    ) -> None:
+        self.c, self.calls, self.states, self.depth = c, calls, states, depth
+        self.buffers, self.cancel, self.seconds = buffers, cancel, seconds
+        self.bands = c.tiling.bands
+        self.together: Lanes | None = None
+        self.alone: dict[str, Lanes] = {}
+        if all(call.compiled for call in calls.values()) and not (profile and len(calls) > 1):
+            sample = _sample(c, c.dtype, False, whole=True)
+            self.together = Lanes(calls, states, c.converters, sample, depth, self.bands, buffers)
+            return
+        for key, call in calls.items():
+            if call.compiled:
+                self.alone[key] = Lanes(
+                    {key: call}, states, {key: None}, np.empty((1, *c.sig), np.uint8), depth, self.bands, buffers
+                )  # fmt: skip
+
+    def run(self, block: Block) -> None:
+        """Process the frames of a block."""
+        if self.together is not None:
+            with self._timed("udf:" + "+".join(self.calls)):
+                self.together.run(block, self.cancel.array)
+            return
+        for tile in cut(block, self.depth):
+            if self.cancel:
                 raise CancelledError("cancelled")
-            self._run_tile(c, calls, states, tile, bands, cancel, seconds, buffers)
+            self._run_tile(tile)
 
-    def _run_tile(
-        self, c: ChannelWork, calls: dict[str, Call], states: dict[str, State], tile: Block, bands: list[tuple[int, int]],
-        cancel: CancelFlag, seconds: dict[str, float], buffers: Buffers,
-    ) -> None:  # fmt: skip
+    def _run_tile(self, tile: Block) -> None:
         made: dict[Any, Block] = {None: tile}
-        for converter in c.converters.values():
+        for converter in self.c.converters.values():
             if converter is not None and converter.key not in made:
-                t = time.perf_counter()
-                out = buffers.get(f"convert{converter.key}", (len(tile.index), *tile.data.shape[1:]), converter.dtype)
-                converter.into(tile.data, tile.runs, out)
-                view = out.view()
-                view.setflags(write=False)
-                made[converter.key] = replace(Block.of(view, tile.index), k=tile.k)
-                seconds["convert"] = seconds.get("convert", 0.0) + time.perf_counter() - t
-        for band in bands:
-            for key, call in calls.items():
-                converter = c.converters[key]
-                part = made[None if converter is None else converter.key]
-                if not call.compiled and call.kind != "process_frame" and len(part.runs) != 1:
-                    part = made[None] = gathered(part, buffers)
-                t = time.perf_counter()
-                call.tile(states[key], part if len(bands) == 1 else part.band(band), band, c.tiling.depth, cancel.array)
-                seconds["udf:" + key] = seconds.get("udf:" + key, 0.0) + time.perf_counter() - t
+                with self._timed("convert"):
+                    out = self.buffers.get(f"convert{converter.key}", (len(tile.index), *tile.data.shape[1:]), converter.dtype)
+                    converter.into(tile.data, tile.runs, out)
+                    view = out.view()
+                    view.setflags(write=False)
+                    made[converter.key] = replace(Block.of(view, tile.index), k=tile.k)
+        for key, call in self.calls.items():
+            converter = self.c.converters[key]
+            source = None if converter is None else converter.key
+            if call.kind == "process_tile" and not call.compiled and len(made[source].runs) != 1:
+                made[source] = gathered(made[source], self.buffers)
+            part = made[source]
+            with self._timed("udf:" + key):
+                if call.compiled:
+                    self.alone[key].run(part, self.cancel.array)
+                    continue
+                for band in self.bands:
+                    call.tile(self.states[key], part if len(self.bands) == 1 else part.band(band), band, self.cancel.array)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        t = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - t
 
 
-def _sample(c: ChannelWork, dtype: np.dtype[Any], buffered: bool) -> _Arr:
+def _sample(c: ChannelWork, dtype: np.dtype[Any], buffered: bool, *, whole: bool = False) -> _Arr:
     """An array of the type that kernels will be given: C order, or frames with gaps where views or bands make some."""
-    banded = len(c.tiling.bands) > 1
+    banded = len(c.tiling.bands) > 1 and not whole
     if c.mapped and c.gapped and not buffered:
         first, *rest = c.sig
         base = np.zeros((3, first + 1, *rest), dtype)[:, :-1]

@@ -1,0 +1,121 @@
+"""Compiled UDFs over a block of frames: one call of the driver for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from libstream.errors import CancelledError
+from libstream.kernels import loops
+from libstream.kernels.loops import DONE, FAILED, INDEX, NEEDS_ROOM, USED, WANTED, driver, fill_context
+from libstream.run.block import Block
+from libstream.run.buffers import Buffers
+from libstream.run.calls import Call, State
+from libstream.run.correct import Converter
+
+_Arr = np.ndarray[Any, Any]
+
+
+class Lanes:
+    """Contexts of the compiled UDFs of one channel over one partition; used by one thread.
+
+    Converters come first, each once: they fill a buffer with the tile that the UDFs after them read.
+    """
+
+    def __init__(
+        self,
+        calls: Mapping[str, Call],
+        states: Mapping[str, State],
+        converters: Mapping[str, Converter | None],
+        sample: _Arr,
+        depth: int,
+        bands: list[tuple[int, int]],
+        buffers: Buffers,
+    ) -> None:
+        self.calls, self.states = list(calls.values()), [states[k] for k in calls]
+        self.depth, self.bands = depth, np.array(bands, np.int64)
+        used = {c.key: c for k in calls if (c := converters[k]) is not None}
+        self.first = len(used)
+        sig = sample.shape[1:]
+        self._kept: list[tuple[_Arr, list[_Arr]]] = []
+        entries = [c.entry(sample) for c in used.values()] + [c.entry for c in self.calls]
+        n = len(entries)
+        self.addresses = np.array([e.address for e in entries], np.int64)
+        self.contexts = np.zeros((n, max(e.n_slots for e in entries)), np.int64)
+        self.sources, self.strides, self.row_strides = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.native = np.ones(n, bool)
+        if len(sig) == 2:
+            self.contexts[:, loops.ROW_SHAPE] = sig[1]
+        made: dict[Any, _Arr] = {}
+        for u, filler in enumerate(used.values()):
+            made[filler.key] = out = buffers.get(f"convert{filler.key}", (depth, *sig), filler.dtype)
+            arrays = list(filler.arrays(out).values())
+            self._kept.append((out, arrays))
+            fill_context(self.contexts[u], filler.args(sig), arrays)
+        for u, key in enumerate(calls, self.first):
+            converter = converters[key]
+            if converter is not None:
+                out = made[converter.key]
+                self.native[u] = False
+                self.sources[u] = ~out.ctypes.data
+                self.strides[u], self.row_strides[u] = out.strides[0], out.strides[1]
+
+    def run(self, block: Block, cancel: _Arr) -> None:
+        """Process the frames of `block` (whole rows of the frame, as the bands say)."""
+        if not len(block.index):
+            return
+        data, native = block.data, self.native
+        self.sources[native] = data.ctypes.data
+        self.strides[native] = data.strides[0]
+        self.row_strides[native] = data.strides[1]
+        self.row_strides[: self.first] = 0
+        index = np.ascontiguousarray(block.index)
+        self.contexts[:, INDEX] = index.ctypes.data
+        held = [self._fill(i, index) for i in range(len(self.calls))]
+        at = np.array([0, -1, 0, 0, 0], np.int64)
+        base = self.contexts.ctypes.data
+        while True:
+            status = driver()(
+                self.addresses, self.contexts, base, self.sources, self.strides, self.row_strides, block.runs, self.depth, self.bands,
+                cancel, block.k, at,
+            )  # fmt: skip
+            if status == DONE:
+                break
+            if status == NEEDS_ROOM:
+                i = int(at[3]) - self.first
+                ctx = self.contexts[at[3]]
+                self.states[i].used = int(ctx[USED])
+                self.calls[i].make_room(self.states[i], int(ctx[WANTED]))
+                held[i] = self._fill(i, index)
+            elif status == FAILED:
+                raise self._failure(block, index, at)
+            else:
+                raise CancelledError("cancelled")
+        for i, call in enumerate(self.calls):
+            if call.ragged:
+                self.states[i].used = int(self.contexts[self.first + i, USED])
+
+    def _fill(self, i: int, index: _Arr) -> list[Any]:
+        """Write the arguments of call `i`; returns what has to stay alive."""
+        call, state, ctx = self.calls[i], self.states[i], self.contexts[self.first + i]
+        values = call.kernel_values(state, index)
+        fill_context(ctx, call.args, values)
+        if call.ragged:
+            ctx[USED] = state.used
+            ctx[loops.COUNTS] = state.arrays["#counts"].ctypes.data
+        return values
+
+    def _failure(self, block: Block, index: _Arr, at: _Arr) -> Exception:
+        _, i, b, u, r = at.tolist()
+        m = min(self.depth, int(block.runs[at[0], 1]) - i)
+        y0, y1 = self.bands[b].tolist()
+        if u < self.first:
+            raise RuntimeError("a converter failed; this is a fault of libstream")
+        call = self.calls[u - self.first]
+        data = block.data[i : i + m] if self.native[u] else self._buffer_of(u)[:m]
+        return call.failure_in(data[:, y0:y1], index[r : r + m], y0)
+
+    def _buffer_of(self, u: int) -> _Arr:
+        return next(out for out, _ in self._kept if out.ctypes.data == ~int(self.sources[u]))
