@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
+from libstream.executors._feed import Feed
 from libstream.ext import (
     CancelFlag,
     CancelledError,
@@ -27,6 +28,8 @@ TRIES = 3
 PATIENCE_S = 5.0
 """Time that workers have to reach their next tile after a cancel, before they are killed."""
 HEARTBEAT_S = 0.05
+POLL_S = 0.005
+"""Workers that have nothing to do look for the next partition of a source that waits this often."""
 
 
 class ProcessesExecutor:
@@ -48,7 +51,7 @@ class ProcessesExecutor:
     def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. The work is written once to a private file and read once by each worker."""
         with _Shipped(work) as shipped:
-            run = _Run(self, shipped, iter(partitions), in_flight + 1, cancel)
+            run = _Run(self, shipped, Feed(partitions), in_flight + 1, cancel)
             try:
                 yield from run.results()
             finally:
@@ -76,8 +79,8 @@ class ProcessesExecutor:
 class _Run:
     """One `imap`: what is in flight, what has to be tried again."""
 
-    def __init__(self, executor: ProcessesExecutor, shipped: _Shipped, source: Iterator[Partition], room: int, cancel: CancelFlag) -> None:
-        self.executor, self.shipped, self.source, self.room, self.cancel = executor, shipped, source, room, cancel
+    def __init__(self, executor: ProcessesExecutor, shipped: _Shipped, feed: Feed, room: int, cancel: CancelFlag) -> None:
+        self.executor, self.shipped, self.feed, self.room, self.cancel = executor, shipped, feed, room, cancel
         self.flying: dict[Any, Partition] = {}
         self.again: deque[Partition] = deque()
         self.tries: dict[int, int] = {}
@@ -87,9 +90,15 @@ class _Run:
 
         while True:
             self._fill()
-            if not self.flying:
+            done: set[Any] = set()
+            if self.flying:
+                # idle workers and a source that waits: its next partition must not wait for a result
+                idle = len(self.flying) < self.room and not self.again and not self.feed.ended
+                done, _ = wait(self.flying, timeout=POLL_S if idle else HEARTBEAT_S, return_when=FIRST_COMPLETED)
+            elif self.cancel or self.feed.ended:
                 break
-            done, _ = wait(self.flying, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
+            else:
+                self.feed.wait(HEARTBEAT_S)
             if not done:
                 yield None
                 if self.cancel:
@@ -106,7 +115,7 @@ class _Run:
     def _fill(self) -> None:
         # partitions whose worker died run alone, so that only the one that kills is blamed in the end
         while not self.cancel and (not self.flying or (not self.again and len(self.flying) < self.room)):
-            partition = self.again.popleft() if self.again else next(self.source, None)
+            partition = self.again.popleft() if self.again else self.feed.poll(self.room - len(self.flying))
             if partition is None:
                 return
             self.flying[self.executor._started().submit(_task, *self.shipped.task, partition, self.cancel)] = partition
@@ -149,6 +158,7 @@ class _Run:
 
     def stop(self) -> None:
         """Let running tiles end; kill workers that do not."""
+        self.feed.stop()
         if not self.flying:
             return
         from concurrent.futures import wait

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import ClassVar
 
+from libstream.executors._feed import Feed
 from libstream.ext import CancelFlag, CancelledError, Partial, Partition, Traits, UsageError, Work, n_workers_default
 
 HEARTBEAT_S = 0.05
 """A silent iterator yields None this often, so that the loop can publish what it has."""
+POLL_S = 0.005
+"""Threads that have nothing to do look for the next partition of a source that waits this often."""
 
 
 class ThreadsExecutor:
@@ -36,43 +39,38 @@ class ThreadsExecutor:
             return self._pool
 
     def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
-        """See `Executor.imap`. Each worker pulls its next partition itself, so that a source that waits stops nobody's results."""
+        """See `Executor.imap`. A source that waits occupies no thread and stops nobody's results."""
         work.setup()
-        pool = self._started()
-        source, pulling = iter(partitions), threading.Lock()
-
-        def task() -> Partial | None:
-            with pulling:
-                partition = None if cancel else next(source, None)
-            return None if partition is None else work.process(partition, cancel)
-
-        waiting: set[Future[Partial | None]] = set()
-        more = True
+        pool, feed = self._started(), Feed(partitions)
+        flying: set[Future[Partial]] = set()
+        room = 2 * in_flight  # more than threads: they go on while the loop merges and publishes
         with _one_blas_thread():
             try:
                 while True:
-                    while more and not cancel and len(waiting) < in_flight:
-                        waiting.add(pool.submit(task))
-                    if not waiting:
+                    while not cancel and len(flying) < room and (partition := feed.poll(room - len(flying))) is not None:
+                        flying.add(pool.submit(work.process, partition, cancel))
+                    done: set[Future[Partial]] = set()
+                    if flying:
+                        idle = len(flying) < in_flight and not feed.ended
+                        done, flying = wait(flying, timeout=POLL_S if idle else HEARTBEAT_S, return_when=FIRST_COMPLETED)
+                    elif cancel or feed.ended:
                         break
-                    done, waiting = wait(waiting, timeout=HEARTBEAT_S, return_when=FIRST_COMPLETED)
+                    else:
+                        feed.wait(HEARTBEAT_S)
                     if not done:
                         yield None
                     for future in done:
-                        partial = future.result()
-                        if partial is None:
-                            more = False
-                        else:
-                            yield partial
+                        yield future.result()
                 if cancel:
                     raise CancelledError("cancelled")
             finally:
+                feed.stop()
                 # an error or a closed generator: running tiles end by themselves before anything is torn down
-                if waiting:
+                if flying:
                     cancel.set()
-                    for future in waiting:
+                    for future in flying:
                         future.cancel()
-                    wait(waiting)
+                    wait(flying)
 
     def close(self) -> None:
         """Stop the threads."""
