@@ -229,7 +229,7 @@ def drive(addresses, contexts, context_address, sources, strides, row_strides, r
                             c[3], c[4] = bands[bands.shape[0] - 1, 1], 0
                         else:
                             c[3], c[4] = y1 - y0, y0
-                        status = call_address(addresses[u], context_address + u * slots * 8)  # noqa: F821  given by `driver`
+                        status = call_address(addresses[u], context_address + u * slots * 8)  # type: ignore[name-defined]  # noqa: F821  given by `driver`
                         if status != 0:
                             at[0], at[1], at[2], at[3], at[4] = a, i, b, u, r
                             return status

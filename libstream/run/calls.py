@@ -22,7 +22,6 @@ from libstream.model.tile import At, Aux, Tile
 from libstream.run.block import Block
 
 _Arr = np.ndarray[Any, Any]
-_NO_COUNTS = np.zeros(0, np.int64)
 
 
 class Out:
@@ -197,8 +196,14 @@ class Call:
                 out.append(self._fixed.get(a.name))
         return out
 
-    def make_room(self, state: State, wanted: int) -> None:
-        """Enlarge the arena of the ragged output for a frame with `wanted` records."""
+    def make_room(self, state: State, wanted: int, row: int) -> None:
+        """Enlarge the arena of the ragged output for the frame in `row` of the partition, which has `wanted` records.
+
+        The frame is repeated: what it added to other outputs is forgotten.
+        """
+        for a in self.args:
+            if a.kind == "nav":
+                state.arrays[a.name][row] = self.outputs[a.name].init_value
         arena = state.arrays[self.ragged]
         larger = np.empty((max(2 * len(arena), state.used + 2 * wanted), *arena.shape[1:]), arena.dtype)
         larger[: state.used] = arena[: state.used]
@@ -257,26 +262,6 @@ class Call:
             else:
                 reduced[name] = value.reshape(value.shape if o.kind == "sig" or o.extra else ()).astype(o.dtype, copy=False)
         return placed, reduced
-
-    def _step_args(
-        self, state: State, block: Block, band: tuple[int, int], depth: int, cancel: _Arr, first: int = 0
-    ) -> tuple[Any, ...]:  # fmt: skip
-        index, k, n = block.index, block.k, len(block.index)
-        values = []
-        for a in self.args:
-            if a.kind == "nav":
-                values.append(state.arrays[a.name][k : k + n])
-            elif a.kind == "reduced":
-                array = state.arrays[a.name]
-                values.append(array[band[0] : band[1]] if a.name in self._kernel_reduced else array)
-            elif a.kind == "aux":
-                values.append(_read_only(self.aux_arrays[a.name][index]))
-            elif a.kind == "ragged":
-                values.append(state.arrays[a.name])
-            elif a.kind == "constant":
-                values.append(self._fixed[a.name])
-        counts = state.arrays["#counts"][k : k + n] if "#counts" in state.arrays else _NO_COUNTS
-        return (block.data, block.runs, depth, cancel, index, band[0], first, state.used, counts, *values)
 
     def _run_frames(self, state: State, block: Block, cancel: _Arr) -> None:
         data, index, k = block.data, block.index, block.k

@@ -9,7 +9,7 @@ import numpy as np
 
 from libstream.errors import CancelledError
 from libstream.kernels import loops
-from libstream.kernels.loops import DONE, FAILED, INDEX, NEEDS_ROOM, USED, WANTED, driver, fill_context
+from libstream.kernels.loops import DONE, FAILED, FIRST, INDEX, NEEDS_ROOM, USED, WANTED, driver, fill_context
 from libstream.run.block import Block
 from libstream.run.buffers import Buffers
 from libstream.run.calls import Call, State
@@ -87,7 +87,7 @@ class Lanes:
                 i = int(at[3]) - self.first
                 ctx = self.contexts[at[3]]
                 self.states[i].used = int(ctx[USED])
-                self.calls[i].make_room(self.states[i], int(ctx[WANTED]))
+                self.calls[i].make_room(self.states[i], int(ctx[WANTED]), block.k + int(at[4]) + int(ctx[FIRST]))
                 held[i] = self._fill(i, index)
             elif status == FAILED:
                 raise self._failure(block, index, at)

@@ -207,7 +207,9 @@ class _Tiles:
                 )  # fmt: skip
 
     def run(self, block: Block) -> None:
-        """Process the frames of a block."""
+        """Process the frames of a block; no hook is called for none."""
+        if not len(block.index):
+            return
         if self.together is not None:
             with self._timed("udf:" + "+".join(self.calls)):
                 self.together.run(block, self.cancel.array)
