@@ -17,7 +17,8 @@ FOLDERS = ("libstream", "udfs", "executors", "io_backends", "web_gui")
 MAX_LINES = 400
 
 HEAVY = {"numba", "llvmlite", "h5py", "hdf5plugin", "zmq", "tornado", "dask", "distributed", "pydantic", "matplotlib", "loky", "scipy"}
-MAY_IMPORT_HEAVY = {"libstream/kernels/rt.py": "numba"}  # itself imported only when something is compiled
+# themselves imported only when something is compiled
+MAY_IMPORT_HEAVY = {p: {"numba", "llvmlite"} for p in ("libstream/kernels/rt.py", "libstream/codecs/_raw_numba.py")}
 MAKES_TILES = {"libstream/run/calls.py"}
 OPENS_SOCKETS = {"io_backends/streams/_transports.py"}
 
@@ -60,7 +61,7 @@ def breaches(path: str, text: str) -> list[str]:
     tree = ast.parse(text, path)
     for name in imports_at_load(tree):
         top = name.split(".")[0]
-        if top in HEAVY and MAY_IMPORT_HEAVY.get(path) != top:
+        if top in HEAVY - MAY_IMPORT_HEAVY.get(path, set()):
             out.append(f"{path} imports {name} when it is loaded; import it inside the function that needs it")
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -77,7 +78,7 @@ def breaches(path: str, text: str) -> list[str]:
 
 # with brackets, so that this file does not break its own rules
 LEFT_OVER = re.compile(r"\b(TOD[O]|FIXM[E]|XX[X]|HAC[K])\b")
-MACHINE_PATH = re.compile(r"/wor[k]/|/far[m]/|/roo[t]/|/hom[e]/[a-z]|[.]librar[y]|/tm[p]/w\b")
+MACHINE_PATH = re.compile(r"/wor[k]/|/far[m]/|/roo[t]/|[.]librar[y]|/tm[p]/w\b")
 
 
 def test_modules_keep_the_house_rules() -> None:
@@ -135,7 +136,7 @@ def test_what_is_allowed_passes(path: str, text: str) -> None:
     assert breaches(path, text) == []
 
 
-@pytest.mark.parametrize("line", ["open('/wor*k/x')", "# TOD*O later", "../.librar*y/a", "x = '/hom*e/someone'"])
+@pytest.mark.parametrize("line", ["open('/wor*k/x')", "# TOD*O later", "../.librar*y/a", "cd /roo*t/x"])
 def test_left_overs_are_found(line: str) -> None:
     line = line.replace("*", "")
     assert MACHINE_PATH.search(line) or LEFT_OVER.search(line)
