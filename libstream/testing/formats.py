@@ -256,7 +256,7 @@ class FormatTests:
                 reader.view()
                 reader.close()
             # one mapping may live as long as its source
-            assert len(_open_files(tmp_path)) <= int(self.maps and settled)
+            assert len(_open_files(tmp_path)) <= int(settled)
             del source, reader
             gc.collect()
             assert _open_files(tmp_path) == []
