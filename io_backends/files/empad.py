@@ -21,7 +21,6 @@ from libstream.io_backends.files._xml import flatten, read_xml
 _SIG = (128, 128)
 # two rows of 128 floats of detector metadata follow the 128 rows of pixels
 _STRIDE = 130 * 128 * 4
-_PIXELS = 128 * 128 * 4
 _NAMED = re.compile(r"scan_x(\d+)_y(\d+)", re.IGNORECASE)
 
 
@@ -62,7 +61,7 @@ class EmpadFormat:
                 raise FormatError(f"{path}: no .xml beside it describes this file, expected {expected}. Put it there, or use format='raw'.")
             xml, raw, root = found, path, read_xml(found)
         file = stat_file(raw)
-        n = whole_frames(file, offset=0, stride=_STRIDE, last=_PIXELS, allow_truncated=options.allow_truncated)
+        n = whole_frames(file, offset=0, stride=_STRIDE, last=_STRIDE, allow_truncated=options.allow_truncated)
         scan, mode, notes = _scan(root, raw, xml, n, options.allow_truncated)
         layout = FixedLayout((replace(file, n_frames=n),), _SIG, np.dtype("<f4"), _STRIDE)
         axes, more = _axes(root, scan, mode)
