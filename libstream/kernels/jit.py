@@ -44,10 +44,11 @@ class Kernel:
 
     @functools.cached_property
     def checked(self) -> Any:
-        """Dispatcher with bounds checks, for debug mode."""
+        """Dispatcher with bounds checks, also in the kernels that it calls; for debug mode."""
         import numba
 
-        return numba.njit(boundscheck=True, error_model="numpy")(self.func)
+        inner = {n: k.checked for n, k in callees(self.func) if isinstance(k, Kernel) and k is not self}
+        return numba.njit(boundscheck=True, error_model="numpy")(_rebound(self.func, inner))
 
     @property
     def _numba_type_(self) -> Any:  # how numba types a global of this class: as the dispatcher
@@ -60,6 +61,15 @@ class Kernel:
 
     def __repr__(self) -> str:
         return f"<kernel {getattr(self.func, '__qualname__', self.func)}>"
+
+
+def _rebound(func: Any, names: dict[str, Any]) -> Any:
+    """A copy of a plain function whose globals and closure hold `names` instead."""
+    free = zip(func.__code__.co_freevars, func.__closure__ or (), strict=True)
+    closure = tuple(types.CellType(names[n]) if n in names else cell for n, cell in free)
+    out = types.FunctionType(func.__code__, {**func.__globals__, **names}, func.__name__, func.__defaults__, closure or None)
+    out.__qualname__ = func.__qualname__
+    return out
 
 
 def _remake(func: Callable[..., Any], fastmath: Any) -> Kernel:
