@@ -258,7 +258,14 @@ class Call:
             elif isinstance(value, Puts):
                 placed[name] = value.finished()
             elif o.kind == "ragged":
-                placed[name] = RaggedPart(value[: state.used].copy(), state.arrays["#counts"])
+                counts = state.arrays["#counts"]
+                if (counts < 0).any():
+                    raise UDFError(
+                        f"UDF {self.key}: the kernel {self.kind} returned {counts.min()} for a frame; it returns the number of its records",
+                        udf=self.key,
+                        where=self.kind,
+                    )
+                placed[name] = RaggedPart(value[: state.used].copy(), counts)
             else:
                 reduced[name] = value.reshape(value.shape if o.kind == "sig" or o.extra else ()).astype(o.dtype, copy=False)
         return placed, reduced
