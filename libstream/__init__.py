@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys as _sys
+import typing as _typing
 from pathlib import Path as _Path
 from types import ModuleType as _ModuleType
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-if _TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers and editors; tests/unit/test_door.py compares
+if _typing.TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers and editors; tests/unit/test_door.py compares
     from libstream import errors as errors
     from libstream import ext as ext
     from libstream import testing as testing
@@ -120,17 +120,19 @@ class _Door(_ModuleType):
 _sys.modules[__name__].__class__ = _Door
 
 
-def __getattr__(name: str) -> _Any:
-    import importlib
+if not _typing.TYPE_CHECKING:  # or checkers would accept any name
 
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"libstream.{name}")
-    else:
-        raise AttributeError(f"module 'libstream' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> _Any:
+        import importlib
+
+        if name in _HOME:
+            value = getattr(importlib.import_module(_HOME[name]), name)
+        elif name in _MODULES:
+            value = importlib.import_module(f"libstream.{name}")
+        else:
+            raise AttributeError(f"module 'libstream' has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -77,7 +77,8 @@ def param(default: Any = MISSING, *, ge: float | None = None, gt: float | None =
     return field(default=default, metadata=metadata)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(param, field))
+# `param` is no field specifier: checkers look for `default=` by name and would call every parameter required
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(field,))
 class UDF:
     """Base of all user-defined functions. Annotated fields are parameters; methods say what is computed.
 

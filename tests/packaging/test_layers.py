@@ -28,7 +28,6 @@ def lint(tree: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package as one tree of real files."""
-    pytest.importorskip("importlinter", reason="import-linter is in the extra `dev`; `make check` installs and runs it")
     linked = links.make(tmp_path_factory.mktemp("links"))
     copy = tmp_path_factory.mktemp("copy")
     shutil.copytree(linked / "libstream", copy / "libstream", ignore=shutil.ignore_patterns("__pycache__", "static"))
@@ -36,7 +35,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_tree_of_links_keeps_the_contracts(tmp_path: Path) -> None:
-    pytest.importorskip("importlinter", reason="import-linter is in the extra `dev`; `make check` installs and runs it")
     done = lint(links.make(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -17,7 +17,7 @@ from tests import links
 
 def test_type_checkers_see_the_public_names() -> None:
     tree = ast.parse((links.ROOT / "libstream/__init__.py").read_text(encoding="utf-8"))
-    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "_TYPE_CHECKING"]
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "_typing.TYPE_CHECKING"]
     seen = {alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert seen == {**ls._HOME, **dict.fromkeys(ls._MODULES, "libstream")}
 
@@ -70,7 +70,7 @@ def test_built_in_udfs_are_the_registered_ones() -> None:
     assert registered == ls.udfs._HOME
     assert ls.udfs.__all__ == sorted(registered)
     tree = ast.parse((links.ROOT / "udfs/__init__.py").read_text(encoding="utf-8"))
-    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "_TYPE_CHECKING"]
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "_typing.TYPE_CHECKING"]
     assert {a.asname: n.module for n in block.body if isinstance(n, ast.ImportFrom) for a in n.names} == registered
     for name in registered:
         assert getattr(ls.udfs, name).__name__ == name
