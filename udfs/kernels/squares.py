@@ -1,0 +1,102 @@
+"""Sums of squares over the scan: exact for integers up to 32 bits, by groups of 8 frames for floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from libstream.ext import flat_of, kernel
+
+_Arr = np.ndarray[Any, Any]
+
+
+@kernel
+def add_squares(tile: _Arr, total: _Arr, squares: _Arr) -> None:
+    """total += sum, squares (uint64) += sum of squares, for integers of 8 and 16 bits and bool; exact below 2**31 frames."""
+    t = total.dtype.type
+    s, q = total.reshape(-1), squares.reshape(-1)
+    n = tile.shape[0]
+    i = 0
+    while i + 8 <= n:
+        f0, f1, f2, f3 = flat_of(tile, i), flat_of(tile, i + 1), flat_of(tile, i + 2), flat_of(tile, i + 3)
+        f4, f5, f6, f7 = flat_of(tile, i + 4), flat_of(tile, i + 5), flat_of(tile, i + 6), flat_of(tile, i + 7)
+        for j in range(s.size):
+            x0, x1, x2, x3 = np.int64(f0[j]), np.int64(f1[j]), np.int64(f2[j]), np.int64(f3[j])
+            x4, x5, x6, x7 = np.int64(f4[j]), np.int64(f5[j]), np.int64(f6[j]), np.int64(f7[j])
+            s[j] += t(((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7)))
+            left = (x0 * x0 + x1 * x1) + (x2 * x2 + x3 * x3)
+            q[j] += np.uint64(left + ((x4 * x4 + x5 * x5) + (x6 * x6 + x7 * x7)))
+        i += 8
+    while i < n:
+        f = flat_of(tile, i)
+        for j in range(s.size):
+            x = np.int64(f[j])
+            s[j] += t(x)
+            q[j] += np.uint64(x * x)
+        i += 1
+
+
+@kernel
+def add_squares_wide(tile: _Arr, total: _Arr, squares: _Arr, squares_high: _Arr) -> None:
+    """As `add_squares` for integers of 32 bits: a square is squares + squares_high * 2**32, exact below 2**31 frames."""
+    t = total.dtype.type
+    s, q, h = total.reshape(-1), squares.reshape(-1), squares_high.reshape(-1)
+    n = tile.shape[0]
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    i = 0
+    while i + 4 <= n:
+        f0, f1, f2, f3 = flat_of(tile, i), flat_of(tile, i + 1), flat_of(tile, i + 2), flat_of(tile, i + 3)
+        for j in range(s.size):
+            x0, x1, x2, x3 = np.int64(f0[j]), np.int64(f1[j]), np.int64(f2[j]), np.int64(f3[j])
+            y0, y1, y2, y3 = np.uint64(x0 * x0), np.uint64(x1 * x1), np.uint64(x2 * x2), np.uint64(x3 * x3)
+            s[j] += t((x0 + x1) + (x2 + x3))
+            q[j] += ((y0 & low) + (y1 & low)) + ((y2 & low) + (y3 & low))
+            h[j] += ((y0 >> half) + (y1 >> half)) + ((y2 >> half) + (y3 >> half))
+        i += 4
+    while i < n:
+        f = flat_of(tile, i)
+        for j in range(s.size):
+            x = np.int64(f[j])
+            y = np.uint64(x * x)
+            s[j] += t(x)
+            q[j] += y & low
+            h[j] += y >> half
+        i += 1
+
+
+@kernel
+def add_deviations(tile: _Arr, mean: _Arr, deviations: _Arr, seen: Any) -> None:
+    """Running mean and sum of squared deviations from it (float64), after `seen` frames.
+
+    Groups of 8 frames have their own mean and deviations, merged by eq. 2.1 of doi:10.1080/00031305.1983.10483115.
+    """
+    m, d = mean.reshape(-1), deviations.reshape(-1)
+    n = tile.shape[0]
+    i = 0
+    while i + 8 <= n:
+        f0, f1, f2, f3 = flat_of(tile, i), flat_of(tile, i + 1), flat_of(tile, i + 2), flat_of(tile, i + 3)
+        f4, f5, f6, f7 = flat_of(tile, i + 4), flat_of(tile, i + 5), flat_of(tile, i + 6), flat_of(tile, i + 7)
+        before = np.float64(seen + i)
+        share = 8.0 / (before + 8.0)
+        weight = before * share
+        for j in range(m.size):
+            x0, x1, x2, x3 = np.float64(f0[j]), np.float64(f1[j]), np.float64(f2[j]), np.float64(f3[j])
+            x4, x5, x6, x7 = np.float64(f4[j]), np.float64(f5[j]), np.float64(f6[j]), np.float64(f7[j])
+            own = (((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7))) * 0.125
+            x0, x1, x2, x3, x4, x5, x6, x7 = x0 - own, x1 - own, x2 - own, x3 - own, x4 - own, x5 - own, x6 - own, x7 - own
+            left = (x0 * x0 + x1 * x1) + (x2 * x2 + x3 * x3)
+            step = own - m[j]
+            m[j] += step * share
+            d[j] += left + ((x4 * x4 + x5 * x5) + (x6 * x6 + x7 * x7)) + step * step * weight
+        i += 8
+    while i < n:
+        f = flat_of(tile, i)
+        before = np.float64(seen + i)
+        share = 1.0 / (before + 1.0)
+        weight = before * share
+        for j in range(m.size):
+            step = np.float64(f[j]) - m[j]
+            m[j] += step * share
+            d[j] += step * step * weight
+        i += 1

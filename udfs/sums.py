@@ -1,0 +1,158 @@
+"""Sums of frames: over the scan (`Sum`) and over the detector (`FrameTotals`)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from libstream.ext import UDF, Corrections, Coverage, Kernel, Output, kernel, nav, sig, single
+from libstream.udfs.geometry import exact_sum_dtype
+from libstream.udfs.kernels.masks import weigh_each, weigh_each_float
+from libstream.udfs.kernels.sums import add_frames, add_totals_narrow, add_totals_wide
+from libstream.udfs.masks import Form, cheapest
+
+_Arr = np.ndarray[Any, Any]
+
+
+def sum_dtype(dtype: np.dtype[Any], n: int) -> np.dtype[Any]:
+    """Dtype for a sum of `n` pixels: uint64 or int64 where it always fits (up to 32 bits it does), else float64; complex128."""
+    return np.dtype(np.complex128) if dtype.kind == "c" else exact_sum_dtype(dtype, max(1, n))
+
+
+def is_narrow(dtype: np.dtype[Any]) -> bool:
+    """True for integers of 8 and 16 bits and bool."""
+    return dtype.kind in "biu" and dtype.itemsize <= 2
+
+
+def scan_sum(udf: UDF, **options: Any) -> Output:
+    """Accumulator for the sum of all frames; 32 bits within a partition where that is proven to be enough."""
+    dtype = sum_dtype(udf.meta.dtype, udf.meta.max_frames)
+    short = np.dtype(np.uint32) if dtype == np.uint64 and is_narrow(udf.meta.dtype) else None
+    return sig(dtype, partial_dtype=short, **options)
+
+
+def corrected_sum(corrections: Corrections | None, total: _Arr, n: int) -> _Arr:
+    """Sum of `n` corrected frames, made of the sum of the raw ones: corrections are linear. float64 (as it is without any)."""
+    if corrections is None:
+        return total
+    dark = None if corrections.dark is None else n * corrections.dark
+    return replace(corrections, dark=dark).apply(total)
+
+
+@kernel
+def into_sum(tile: _Arr, sum: _Arr) -> None:
+    """Kernel of `Sum`."""
+    add_frames(tile, sum)
+
+
+@kernel
+def into_raw(tile: _Arr, raw: _Arr, count: _Arr, row0: int) -> None:
+    """The same with the number of frames, which corrections need."""
+    add_frames(tile, raw)
+    if row0 == 0:
+        count[0] += tile.shape[0]
+
+
+class Sum(UDF):
+    """Sum of all frames: the mean diffraction pattern times the number of frames.
+
+    Outputs:
+
+    sum: frame shape, in the unit of the detector (counts). Exact uint64 (int64 for signed frames) for integers of up to
+        32 bits; float64 for floats, and for integers of 64 bits, whose sum may not fit (exact up to 2^53); complex128.
+        With corrections float64: dark, gain and repair are linear, so they are applied once, to the exact sum.
+
+    NaN and infinities go where they go in NumPy. Sums of floats depend on the cut into tiles by about 1e-15 of the sum of
+    magnitudes.
+    """
+
+    folds_corrections = True
+    process_tile = into_sum
+
+    def hook(self) -> Kernel:
+        return into_sum if self.meta.corrections is None else into_raw
+
+    def outputs(self) -> Mapping[str, Output]:
+        if self.meta.corrections is None:
+            return {"sum": scan_sum(self, title="Sum of frames")}
+        return {
+            "raw": scan_sum(self, private=True),
+            "count": single("int64", private=True),
+            "sum": sig("float64", derived=True, title="Sum of corrected frames"),
+        }
+
+    def finish(self, results: dict[str, Any], coverage: Coverage) -> Mapping[str, Any]:
+        if self.meta.corrections is None:
+            return {}
+        return {"sum": corrected_sum(self.meta.corrections, results["raw"], int(results["count"]))}
+
+
+@kernel
+def total_narrow(tile: _Arr, total: _Arr) -> None:
+    """Kernel of `FrameTotals` for integers of 8 and 16 bits and bool."""
+    add_totals_narrow(tile, total)
+
+
+@kernel
+def total_wide(tile: _Arr, total: _Arr) -> None:
+    """For all other numbers."""
+    add_totals_wide(tile, total)
+
+
+@kernel
+def total_weighted(tile: _Arr, total: _Arr, segments: _Arr, weights: _Arr, offsets: _Arr, row0: int) -> None:
+    """With corrections."""
+    weigh_each(tile, total, segments, weights, offsets, row0)
+
+
+@kernel
+def total_weighted_float(tile: _Arr, total: _Arr, segments: _Arr, weights: _Arr, offsets: _Arr, row0: int) -> None:
+    """With corrections, float frames."""
+    weigh_each_float(tile, total, segments, weights, offsets, row0)
+
+
+class FrameTotals(UDF):
+    """Sum of each frame: the image of a detector that sees everything.
+
+    Outputs:
+
+    total: scan shape, in the unit of the detector (counts). Exact uint64 (int64 for signed frames) for integers of up to
+        32 bits; float64 for floats, and for integers of 64 bits, whose sum may not fit (exact up to 2^53); complex128.
+        With corrections float64: they become weights of the pixels, and excluded pixels do not count, even if NaN.
+    """
+
+    folds_corrections = True
+    process_tile = total_narrow
+
+    def hook(self) -> Kernel:
+        if self.meta.corrections is not None:
+            return total_weighted_float if self.meta.dtype.kind == "f" else total_weighted
+        return total_narrow if is_narrow(self.meta.dtype) else total_wide
+
+    def outputs(self) -> Mapping[str, Output]:
+        if self.meta.corrections is not None:
+            return {"total": nav("float64", title="Sum of each corrected frame")}
+        return {"total": nav(sum_dtype(self.meta.dtype, self.meta.shape.frame_size), title="Sum of each frame")}
+
+    @functools.cached_property
+    def _form(self) -> Form:
+        return cheapest(np.ones((1, *self.meta.shape.sig)), self.meta, np.dtype(np.float64), ("each",))
+
+    @functools.cached_property
+    def segments(self) -> _Arr:
+        """Runs of pixels that count, see `libstream.udfs.kernels.masks`."""
+        return self._form.segments
+
+    @functools.cached_property
+    def weights(self) -> _Arr:
+        """Weight of each pixel."""
+        return self._form.weights
+
+    @functools.cached_property
+    def offsets(self) -> _Arr:
+        """What the dark frame adds up to."""
+        return self._form.offsets
