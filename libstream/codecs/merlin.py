@@ -7,7 +7,7 @@ turn into wide vector code: one pass over the stored bytes, in their order, stra
 
 Verified on real files: depth 1 (1x1 and 2x2), 12 (2x2). Depth 24 holds two 12-bit planes of the whole detector one after
 the other, the more significant first: Medipix3 joins its two 12-bit counters and reads out one counter after the other. For
-the quad this is not confirmed by a second recording (see docs/reference).
+the quad no second recording confirms this (docs/explanation/merlin.md has the evidence).
 """
 
 from __future__ import annotations

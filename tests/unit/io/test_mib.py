@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from libstream.ext import CorruptFileError, Region, Span
 from libstream.io_backends.files.mib import MibFormat
+from libstream.testing.formats import FormatTests
 from tests.realdata import frames_of
 from tests.unit.io.mib_files import frames_like, opened, read, settle
 from tests.writers import mib as writer
@@ -24,6 +25,27 @@ VARIANTS = [(code, 12, "1x1") for code in writer.DTYPES] + [("R64", d, chips) fo
 
 SIZES = [("U16", "1x1", 400), ("R64", "2x2", 1024), ("R64", "1x1", 389), ("U32", "1x1", 385), ("U08", "1x1", 500)]
 PARTS = [("U08", 12, "1x1"), ("U16", 12, "1x1"), ("R64", 12, "2x2"), ("R64", 1, "2x2G"), ("R64", 24, "1x1")]
+
+
+class TestIntegers(FormatTests):
+    format = MibFormat
+    dtypes = ("uint8", "uint16", "uint32", "uint64")
+    maps = True
+
+    def write_file(self, folder: Path, array: Any) -> tuple[str, dict[str, Any]]:
+        code = {1: "U08", 2: "U16", 4: "U32", 8: "U64"}[array.dtype.itemsize]
+        scan, frames = array.shape[:2], array.reshape(-1, *array.shape[2:])
+        return str(writer.write(folder, frames, code, per_trigger=scan[1])), {}
+
+
+class TestRaw(FormatTests):
+    format = MibFormat
+    shape = (2, 3, 16, 512)
+    dtypes = ("uint16", "uint32")
+
+    def write_file(self, folder: Path, array: Any) -> tuple[str, dict[str, Any]]:
+        frames = array.reshape(-1, *array.shape[2:])
+        return str(writer.write(folder, frames, "R64", {2: 12, 4: 24}[array.dtype.itemsize], "2x2", scan=array.shape[:2])), {}
 
 
 # -- what is in the files ----------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from libstream.ext import CorruptFileError, FormatError, UsageError
+from libstream.ext import CorruptFileError, FormatError, SourceChangedError, UsageError
 from tests.realdata import frames_of
 from tests.unit.io.mib_files import frames_like, opened, read, settle
 from tests.writers import mib as writer
@@ -105,6 +106,26 @@ def test_no_such_file(tmp_path: Path) -> None:
     for name in ("no.mib", "no/no.hdr"):
         with pytest.raises(FormatError, match="cannot be opened"):
             opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("how", ["shorten", "delete", "write"])
+def test_each_file_is_checked_when_it_is_read(tmp_path: Path, how: str, mapped: bool) -> None:
+    frames = frames_like(6)
+    paths = writer.write_set(tmp_path, frames, "U16", [2, 4])
+    if mapped:
+        settle(tmp_path)
+    source = opened(paths[0])
+    if how == "shorten":
+        os.truncate(paths[1], 3000)
+    elif how == "delete":
+        paths[1].unlink()
+    else:
+        paths[1].write_bytes(paths[1].read_bytes())
+        os.utime(paths[1], ns=(1, 1))
+    np.testing.assert_array_equal(read(source, 0, 2)[0], frames[:2])
+    with pytest.raises(SourceChangedError, match=r"scan2\.mib"):
+        read(source, 1, 5)
 
 
 def test_missing_companion(tmp_path: Path) -> None:
