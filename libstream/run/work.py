@@ -232,7 +232,7 @@ class _Tiles:
         for key, call in self.calls.items():
             converter = self.c.converters[key]
             source = None if converter is None else converter.key
-            if call.kind == "process_tile" and not call.compiled and len(made[source].runs) != 1:
+            if call.kind != "process_frame" and not call.compiled and len(made[source].runs) != 1:
                 made[source] = gathered(made[source], self.buffers)
             part = made[source]
             with self._timed("udf:" + key):
