@@ -67,7 +67,6 @@ class RawFormat:
             shape=DataShape((n,) if n != 1 else (), sig),
             dtype=layout.out_dtype,
             n_frames=n,
-            notes=() if n == 1 else (f"{n} frames: a raw file does not say the shape of its scan; pass scan=(y, x)",),
         )
         return FrameSource(meta, layout)
 
