@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from libstream import api
-from libstream.cli.command import n_of, one_line
+from libstream.cli.command import duration, n_of, one_line, size
 from libstream.cli.progress import Progress
 from libstream.cli.recipe import Recipe
 from libstream.errors import CancelledError, FormatError, LibstreamError
@@ -27,7 +27,10 @@ with one tile."""
 
 @dataclass
 class Outcome:
-    """What became of one file. status: done, skipped, failed, interrupted, not started."""
+    """What became of one file. status: done, skipped, failed, interrupted, not started.
+
+    seconds: for everything; of these ready_s to check and compile, run_s from the first frame to the last.
+    """
 
     file: str
     status: str = "not started"
@@ -36,6 +39,8 @@ class Outcome:
     message: str = ""
     frames: int = 0
     seconds: float = 0.0
+    ready_s: float = 0.0
+    run_s: float = 0.0
     n_bytes: int = 0
     result: Result | None = None
     explained: str = ""
@@ -115,6 +120,7 @@ def _run(outcome: Outcome, source: Any, setup: Setup, options: dict[str, Any], p
     seen = _Seen(progress)
     started = time.monotonic()
     job = api.start(source, setup.udfs, executor=setup.executor, progress=seen, **options)
+    ready = time.monotonic() - started
     try:
         result = None
         while result is None:
@@ -137,7 +143,7 @@ def _run(outcome: Outcome, source: Any, setup: Setup, options: dict[str, Any], p
         if result is not None and not result.coverage.counts["processed"]:
             result = None
     outcome.frames, outcome.n_bytes = seen.n_done, seen.n_bytes
-    outcome.profile = {**job.profile(), "wall": time.monotonic() - started}
+    outcome.profile, outcome.run_s, outcome.ready_s = job.profile(), time.monotonic() - started - ready, ready
     return result
 
 
@@ -194,3 +200,12 @@ def statistics(data: Any) -> dict[str, Any]:
     if finite.size:
         out |= {"min": finite.min().item(), "mean": float(finite.mean(dtype=np.float64)), "max": finite.max().item()}
     return out
+
+
+def speed(outcome: Outcome) -> str:
+    """Frames, time, rate; where it took long to get ready, that too."""
+    if not outcome.frames:
+        return "0 frames"
+    seconds = max(outcome.run_s, 1e-9)
+    text = f"{outcome.frames:,} frames in {duration(seconds)} ({size(outcome.n_bytes)}, {outcome.n_bytes / seconds / 1e9:.2f} GB/s)"
+    return f"{text}, {duration(outcome.ready_s)} to get ready" if outcome.ready_s > 1 else text

@@ -18,9 +18,9 @@ _FAMILIES = (
     ("1/m", "1/nm"),
     ("s", "ms", "µs", "ns"),
 )
-_LOG_RANGE = 200.0
-"""Brightest against median pixel above which a frame is drawn on a logarithmic scale: with a linear one (256 steps) the median
-pixel would be black."""
+_LOG_RANGE = 50.0
+"""Brightest against median pixel above which a frame is drawn on a logarithmic scale: on a linear one (256 steps) half of the
+frame would have to do with the 5 darkest steps."""
 
 
 def robust_limits(values: _Arr, *, share: float = 0.005) -> tuple[float, float]:

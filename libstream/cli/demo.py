@@ -11,9 +11,9 @@ from pathlib import Path
 
 from libstream import api
 from libstream.cli._mib import MibWriter
-from libstream.cli._one import Outcome, Setup, process
+from libstream.cli._one import Outcome, Setup, process, speed
 from libstream.cli._udfargs import UdfArg, make_udfs
-from libstream.cli.command import INTERRUPTED, OK, Command, duration, say, size, tell
+from libstream.cli.command import INTERRUPTED, OK, Command, say, size, tell
 from libstream.cli.progress import Progress
 from libstream.cli.recipe import Recipe
 from libstream.errors import NotInstalledError
@@ -70,8 +70,7 @@ def _run(args: argparse.Namespace) -> int:
     if outcome.status == "interrupted" or outcome.result is None:
         tell(f"libstream: interrupted: {outcome.message}")
         return INTERRUPTED
-    wall = outcome.profile["wall"]
-    say(f"   {outcome.frames:,} frames in {duration(wall)} ({outcome.n_bytes / wall / 1e9:.2f} GB/s), result {result}\n")
+    say(f"   {speed(outcome)}\n   result {result}\n")
     for line in repr(outcome.result).splitlines():
         say(f"   {line}")
 

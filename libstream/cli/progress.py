@@ -29,6 +29,7 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._tty = self._stream.isatty() if tty is None else tty
         self._start = self._last_line = clock()
+        self._first: tuple[float, int] | None = None  # when the first frames were done: what is before it is preparation
         self._lock = threading.Lock()
         self._bar: Any = None
 
@@ -65,6 +66,8 @@ class Progress:
             self.done += frames
             self._n_bytes += frames * (self._frame_bytes if frame_bytes is None else frame_bytes)
             now = self._clock()
+            if self._first is None:
+                self._first = (now, self.done)
             if self._bar is not None:
                 self._bar.set_postfix_str(f"{self._rates()},", refresh=False)
                 self._bar.update(frames)
@@ -86,6 +89,13 @@ class Progress:
         rate = f"{self.done / seconds:,.0f} frames/s"
         return f"{rate}, {self._n_bytes / seconds / 1e9:.2f} GB/s" if self._n_bytes else rate
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Expected time to the end by the rate since the first frames came [s]; None where nothing can be said."""
+        if self._first is None or self.done >= self.total or self.done == self._first[1]:
+            return None
+        return (self._clock() - self._first[0]) * (self.total - self.done) / (self.done - self._first[1])
+
     def line(self) -> str:
         """The present state in one line."""
         parts = [f"{self.label}: {self.done:,} of {self.total:,} frames"]
@@ -93,8 +103,8 @@ class Progress:
             parts[0] += f" ({100 * self.done / self.total:.0f} %)"
         if self.done:
             parts.append(self._rates())
-            if self.done < self.total:
-                parts.append(f"{duration(self.seconds * (self.total - self.done) / self.done)} left")
+            if (left := self.seconds_left) is not None:
+                parts.append(f"{duration(left)} left")
         return ", ".join(parts)
 
     def summary(self) -> str:

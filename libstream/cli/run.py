@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from libstream import api, registry
-from libstream.cli._one import Outcome, Setup, process, statistics
+from libstream.cli._one import Outcome, Setup, process, speed, statistics
 from libstream.cli._openargs import add_open_arguments
 from libstream.cli._udfargs import add_udf_arguments, make_udfs
-from libstream.cli.command import FAILED, INTERRUPTED, OK, WRONG_USAGE, Command, duration, n_of, say, say_json, size, tell
+from libstream.cli.command import FAILED, INTERRUPTED, OK, WRONG_USAGE, Command, n_of, say, say_json, tell
 from libstream.cli.main import report
 from libstream.cli.progress import Progress
 from libstream.cli.recipe import Recipe
@@ -215,16 +215,9 @@ def _say_outcome(outcome: Outcome, args: argparse.Namespace, n_files: int, progr
     elif outcome.status == "interrupted":
         tell(f"libstream: interrupted: {outcome.file}: {outcome.message}")
     elif n_files > 1 and not args.json:
-        what = f"skipped: {outcome.message}" if outcome.status == "skipped" else _speed(outcome)
+        what = f"skipped: {outcome.message}" if outcome.status == "skipped" else speed(outcome)
         saved = f" -> {outcome.output}" if outcome.output is not None and outcome.status == "done" else ""
         (progress.message if progress is not None else tell)(f"{outcome.file}: {what}{saved}")
-
-
-def _speed(outcome: Outcome) -> str:
-    if not outcome.frames:
-        return "0 frames"
-    wall = max(outcome.profile.get("wall", outcome.seconds), 1e-9)
-    return f"{outcome.frames:,} frames in {duration(wall)} ({size(outcome.n_bytes)}, {outcome.n_bytes / wall / 1e9:.2f} GB/s)"
 
 
 # -- words at the end --------------------------------------------------------------------------------------------------
@@ -262,7 +255,7 @@ def _say_result(outcome: Outcome) -> None:
         say(f"{outcome.file}: skipped: {outcome.message}")
     if outcome.result is None:
         return
-    say(f"{outcome.file}: {_speed(outcome)}")
+    say(f"{outcome.file}: {speed(outcome)}")
     if not outcome.result.complete:
         say(f"  incomplete: {outcome.result.coverage}")
     for key, outputs in outcome.result.udfs.items():
@@ -285,11 +278,10 @@ def _described(key: str, name: str, outputs: Any, data: Any) -> str:
 
 
 def _profile_table(outcome: Outcome) -> str:
-    wall = outcome.profile.get("wall", 0.0)
-    parts = {k: v for k, v in outcome.profile.items() if k != "wall"}
-    total = sum(parts.values()) or 1.0
-    rows = [f"{outcome.file}: {wall:.3f} s from start to end; seconds of all workers together:"]
-    for name, seconds in sorted(parts.items(), key=lambda item: -item[1]):
+    total = sum(outcome.profile.values()) or 1.0
+    head = f"{outcome.file}: {outcome.ready_s:.3f} s to get ready (checks, compilation), {outcome.run_s:.3f} s for the frames"
+    rows = [f"{head}; of these, summed over workers:"]
+    for name, seconds in sorted(outcome.profile.items(), key=lambda item: -item[1]):
         rows.append(f"  {name:<24} {seconds:9.3f} s  {100 * seconds / total:5.1f} %")
     return "\n".join(rows)
 
@@ -302,7 +294,7 @@ def _json(outcome: Outcome, *, profile: bool) -> dict[str, Any]:
     if outcome.explained:
         out["explain"] = outcome.explained.splitlines()
     if profile:
-        out["profile"] = outcome.profile
+        out["profile"] = {"ready": outcome.ready_s, "run": outcome.run_s, "workers": outcome.profile}
     if outcome.result is not None:
         result = outcome.result
         out |= {"complete": result.complete, "coverage": result.coverage.counts}

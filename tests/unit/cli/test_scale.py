@@ -60,8 +60,11 @@ def test_log_where_most_would_be_black() -> None:
 
 @pytest.mark.parametrize(
     ("extent", "unit", "expected"),
-    [(102.4, "nm", (1.0, "nm")), (5e-8, "m", (1e9, "nm")), (2500.0, "nm", (1e-3, "µm")), 
-     (230.0, "mrad", (1.0, "mrad")), (256, "px", (1.0, "px")),      (0.05, "rad", (1e3, "mrad")), (40.0, "1/nm", (1.0, "1/nm")), (0.02, "nm", (1e3, "pm")), (0.0, "nm", (1.0, "nm"))],
+    [
+        (102.4, "nm", (1.0, "nm")), (5e-8, "m", (1e9, "nm")), (2500.0, "nm", (1e-3, "µm")), (230.0, "mrad", (1.0, "mrad")),
+        (256, "px", (1.0, "px")), (0.05, "rad", (1e3, "mrad")), (40.0, "1/nm", (1.0, "1/nm")), (0.02, "nm", (1e3, "pm")),
+        (0.0, "nm", (1.0, "nm")),
+    ],
 )  # fmt: skip
 def test_display_unit(extent: float, unit: str, expected: tuple[float, str]) -> None:
     factor, name = display_unit(extent, unit)
