@@ -45,7 +45,7 @@ def copy_frames(data: _Arr, n_sig: int, frames: Span, rows: slice, out: _Arr) ->
     while done < frames.stop:  # one run along the fastest scan axis at a time
         line, first = divmod(done, width)
         n = min(width - first, frames.stop - done)
-        index = tuple(int(i) for i in np.unravel_index(line, nav[:-1]))
+        index: tuple[Any, ...] = (*(int(i) for i in np.unravel_index(line, nav[:-1])), slice(first, first + n), rows)
         a = done - frames.start
-        np.copyto(out[a : a + n], data[(*index, slice(first, first + n), rows)])
+        np.copyto(out[a : a + n], data[index])
         done += n

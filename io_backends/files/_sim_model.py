@@ -56,7 +56,7 @@ class SimModel:
         table, scale = _noise(self._peak, _limit(self.dtype))
         grains, bragg, bumps = self._sample
         geometry = np.array([*self.sig, self.disk_radius, self.bragg_radius, self._disk_level], np.float64)
-        _fill.cached(  # type: ignore[attr-defined]
+        _fill.cached(
             out, first, row, height, width, geometry, grains, bragg, bumps, self._background, table, scale, np.uint64(self.seed & _MASK)
         )
 

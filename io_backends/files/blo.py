@@ -47,7 +47,8 @@ class BloFormat:
         path = local_path(uri)
         file = stat_file(path)
         fields, text = _header(file)
-        side, scan = fields["frame_size"], (fields["n_y"], fields["n_x"])
+        side = fields["frame_size"]
+        scan: tuple[int, ...] = (fields["n_y"], fields["n_x"])
         announced = math.prod(scan)
         dtype = _dtype(file.size - fields["offset_frames"], announced, side, text)
         stride = _FRAME_HEADER + side * side * dtype.itemsize

@@ -137,15 +137,15 @@ def _scan(root: ET.Element, raw: str, xml: str, n: int, lenient: bool) -> tuple[
             claims.append((where, (int(y), int(x)), mode))
 
     for name in ("acquire", "search"):
-        claim(f"scan_parameters of mode {name!r}", *(_number(modes.get(name), f"scan_resolution_{a}") for a in "yx"), modes.get(name))
+        given = modes.get(name)
+        claim(f"scan_parameters of mode {name!r}", _number(given, "scan_resolution_y"), _number(given, "scan_resolution_x"), given)
     claim("pix_y, pix_x", _number(root, "pix_y"), _number(root, "pix_x"), None)
     series = [_number(e, "series_count") for e in modes.values()] + [_number(root, "count")]
     claims += [("series_count", (int(c),), None) for c in series if c is not None and c >= 1]
     # users scan with the "search" parameters too; the name that the software gives the raw file then tells
     if (match := _NAMED.search(os.path.basename(raw))) is not None:
-        shape = (int(match[2]), int(match[1]))
-        mode = next((m for _, s, m in claims if s == shape), None)
-        claims.insert(0, ("name of the raw file", shape, mode))
+        named = (int(match[2]), int(match[1]))
+        claims.insert(0, ("name of the raw file", named, next((m for _, s, m in claims if s == named), None)))
     if (root.findtext("type") or "").strip() == "series":
         claims.sort(key=lambda c: len(c[1]))
     for i, (where, shape, mode) in enumerate(claims):

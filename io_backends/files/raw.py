@@ -94,8 +94,9 @@ def _missing(path: str, size: int, options: RawOptions, dtype: np.dtype[Any] | N
     body = size - options.offset
     extra = options.frame_header + options.frame_footer + options.gap
     fits = []
+    candidates: list[np.dtype[Any]] = [dtype] if dtype is not None else [np.dtype("u2"), np.dtype("u1"), np.dtype("f4")]
     for side in (512, 256, 192, 128, 1024, 64):
-        for t in [dtype] if dtype is not None else [np.dtype("u2"), np.dtype("u1"), np.dtype("f4")]:
+        for t in candidates:
             n, rest = divmod(body + options.gap, side * side * t.itemsize + extra)
             if n > 0 and rest == 0:
                 fits.append(f"{n} frames of {side} x {side} {t.name}")
