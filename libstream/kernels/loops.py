@@ -18,7 +18,7 @@ import numpy as np
 
 from libstream.kernels.digest import kernel_digest
 from libstream.kernels.jit import Kernel
-from libstream.kernels.store import generated_module
+from libstream.kernels.store import generated_module, load_cached
 
 ArgKind = Literal["nav", "sig", "single", "array", "scalar", "aux", "index", "row0", "ragged"]
 
@@ -164,7 +164,7 @@ def compiled_entry(k: Kernel, hook: str, args: Sequence[Arg], tile: np.ndarray[A
                 if a.kind not in ("index", "row0", "scalar"):
                     names[f"at_a{i}"] = rt.array_at(numba.typeof(a.sample))
             module = generated_module(digest, f"# around {k!r}\n\n\n{source}", names)
-            made = numba.cfunc("int64(int64)", cache=True)(module.entry)
+            made = load_cached(lambda: numba.cfunc("int64(int64)", cache=True)(module.entry))
             _entries[digest] = Entry(made.address, max(HEAD + sum(a.slots for a in args), 1), (module, made))
         return _entries[digest]
 
