@@ -17,6 +17,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -298,10 +299,11 @@ class FormatTests:
 
     def _open(self, folder: Path, array: _Arr, *, settled: bool = False) -> FrameSource:
         uri, options = self.write_file(folder, array)
-        if settled:
-            for file in folder.rglob("*"):
-                if file.is_file():
-                    os.utime(file, ns=(_SETTLED_NS, _SETTLED_NS))
+        # a write in the future is as recent as can be, however slowly this test runs
+        written_ns = _SETTLED_NS if settled else time.time_ns() + 60_000_000_000
+        for file in folder.rglob("*"):
+            if file.is_file():
+                os.utime(file, ns=(written_ns, written_ns))
         made: FrameSource = self.format().open(uri, self.format.options(**options))
         return made
 
