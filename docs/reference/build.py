@@ -268,7 +268,24 @@ def ext() -> str:
     return "\n".join(out)
 
 
-PAGES = {"api.md": api, "udfs.md": udfs, "formats.md": formats, "cli.md": cli, "errors.md": errors, "ext.md": ext}
+def testing() -> str:
+    """Test kits."""
+    from libstream import testing as module
+
+    out = [f"{HEAD}# Test kits: `libstream.testing`\n"]
+    for name in module.__all__:
+        value = getattr(module, name)
+        out.append(f"## `{name}`\n")
+        if inspect.isclass(value):
+            out += [markdown(value.__doc__), *([members(value, name)] if name == "ScriptedSource" else [])]
+            tests = [t.removeprefix("test_").replace("_", " ") for t in vars(value) if t.startswith("test_")]
+            out += ["Tests:\n", *(f"- {t}" for t in tests), ""] if tests else []
+        else:
+            out += [f"```text\n{signature(value, name)}\n```\n", markdown(value.__doc__)]
+    return "\n".join(out)
+
+
+PAGES = {"testing.md": testing, "api.md": api, "udfs.md": udfs, "formats.md": formats, "cli.md": cli, "errors.md": errors, "ext.md": ext}
 
 
 def pages() -> dict[str, str]:
