@@ -39,7 +39,7 @@ def _environment() -> tuple[str, ...]:
     import libstream
 
     cpu = llvmlite.binding.get_host_cpu_name()
-    own = [hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest() for name in ("rt.py", "loops.py")]
+    own = [hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest() for name in ("jit.py", "loops.py", "rt.py")]
     return (libstream.__version__, sys.version, numba.__version__, llvmlite.__version__, np.__version__, cpu, *own)
 
 

@@ -30,7 +30,14 @@ class Kernel:
         """The numba dispatcher (nogil, not cached by numba: the generated loops are)."""
         import numba
 
-        return numba.njit(nogil=True, fastmath=self.fastmath, error_model="numpy")(self.func)
+        from libstream.kernels.digest import kernel_digest
+
+        # Named after what it does: compiled code is linked by name, and two functions of one name and types (made by the same
+        # factory, or a cell of a notebook run again) would be taken for each other where both come from the cache
+        func = self.func
+        named = types.FunctionType(func.__code__, func.__globals__, func.__name__, func.__defaults__, func.__closure__)
+        named.__qualname__ = f"{func.__qualname__}_{kernel_digest(self)[:16]}"
+        return numba.njit(nogil=True, fastmath=self.fastmath, error_model="numpy")(named)
 
     @functools.cached_property
     def cached(self) -> Any:
