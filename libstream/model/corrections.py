@@ -30,7 +30,7 @@ class Corrections:
     def __post_init__(self) -> None:
         for name in ("dark", "gain"):
             if (value := getattr(self, name)) is not None:
-                array = np.ascontiguousarray(value, dtype=np.float64)
+                array = np.array(value, dtype=np.float64, order="C")  # a copy: the caller's array stays writeable, and its own
                 if not np.isfinite(array).all():
                     raise UsageError(f"corrections: {name} holds values that are not finite; exclude such pixels instead")
                 array.setflags(write=False)

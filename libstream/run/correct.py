@@ -29,10 +29,11 @@ def input_dtype(source: np.dtype[Any], wanted: Any, corrected: bool) -> np.dtype
     dtype = np.dtype(wanted)
     if dtype.kind not in "biufc":
         raise UsageError(f"a UDF asks for frames of dtype {dtype}; only numbers can be asked for")
-    if dtype.kind in "iu" and not np.can_cast(base, dtype):
+    lossy = dtype.kind in "biu" or base.kind == "c"  # floats take any real number, rounded
+    if lossy and not np.can_cast(base, dtype, "same_kind" if base.kind == "c" else "safe"):
         raise UsageError(
             f"a UDF asks for frames of dtype {dtype}, but the frames are {base}, which does not fit into it; "
-            "ask for a float dtype, or set dtype = None"
+            f"ask for a {'complex' if base.kind == 'c' else 'float'} dtype, or set dtype = None"
         )
     return dtype.newbyteorder("=")
 
