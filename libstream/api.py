@@ -85,6 +85,7 @@ def start(
     executor: str | Executor = "threads",
     progress: bool | Callable[[Progress], None] | None = None,
     order: str = "scan",
+    profile: bool = False,
 ) -> Job:
     """Start UDFs over a source in one pass; returns at once.
 
@@ -96,11 +97,12 @@ def start(
         executor: "threads", "inline", "processes", or an executor object.
         progress: True for a progress bar, or a function of `Progress`.
         order: "scan", or "coarse" to see the whole scan early.
+        profile: time each UDF alone, for `Job.profile()`; costs some speed where several share a pass.
 
     Raises:
         UsageError, ShapeError, ParameterError, UDFError: everything that can be checked is checked before work starts.
     """
-    return _job(source, udfs, roi, corrections, executor, progress, order).start()
+    return _job(source, udfs, roi, corrections, executor, progress, order, profile).start()
 
 
 def run(
@@ -259,7 +261,7 @@ def _executor(given: str | Executor) -> Executor:
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
-def _job(source: Any, udfs: UDFs, roi: Any, corrections: Any, ex: str | Executor, progress: Any, order: str) -> Job:
+def _job(source: Any, udfs: UDFs, roi: Any, corrections: Any, ex: str | Executor, progress: Any, order: str, profile: bool = False) -> Job:
     if not isinstance(source, FrameSource):
         source = open(source)
     if progress is True:
@@ -275,6 +277,7 @@ def _job(source: Any, udfs: UDFs, roi: Any, corrections: Any, ex: str | Executor
         progress=progress or None,
         order=order,
         saver=save_result,
+        profile=profile,
     )
 
 

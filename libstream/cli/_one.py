@@ -60,6 +60,7 @@ class Setup:
     resume: bool = False
     explain: bool = False
     explain_only: bool = False
+    profile: bool = False
 
 
 def process(outcome: Outcome, setup: Setup, progress: Progress, stop: threading.Event) -> None:
@@ -119,7 +120,7 @@ def _run(outcome: Outcome, source: Any, setup: Setup, options: dict[str, Any], p
     """The result, or what there is of it after an interruption (status says so), or None where there is nothing."""
     seen = _Seen(progress)
     started = time.monotonic()
-    job = api.start(source, setup.udfs, executor=setup.executor, progress=seen, **options)
+    job = api.start(source, setup.udfs, executor=setup.executor, progress=seen, profile=setup.profile, **options)
     ready = time.monotonic() - started
     try:
         result = None

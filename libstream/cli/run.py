@@ -90,7 +90,7 @@ def _run(args: argparse.Namespace) -> int:
     with _executor(recipe) as executor:
         setup = Setup(
             recipe, udfs, recipe.load_roi(), recipe.load_corrections(), executor,
-            resume=args.resume, explain=args.explain, explain_only=args.explain and silent,
+            resume=args.resume, explain=args.explain, explain_only=args.explain and silent, profile=args.profile,
         )  # fmt: skip
         _process_all(outcomes, setup, args)
     return _finish(outcomes, args, warn_unsaved=silent and not args.explain)

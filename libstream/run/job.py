@@ -76,11 +76,13 @@ class Job:
         order: str = "scan",
         saver: Callable[[Result, Path], None] | None = None,
         tick_s: float = TICK_S,
+        profile: bool = False,
     ) -> None:
         if order not in ("scan", "coarse"):
             raise UsageError(f"order must be 'scan' or 'coarse', got {order!r}")
         self._source, self._executor, self._progress, self._saver, self._tick_s = source, executor, progress, saver, tick_s
         self._options: dict[str, Any] = {"roi": roi, "corrections": corrections, "order": order, "traits": executor.traits}
+        self._by_udf = profile
         self._udfs = dict(udfs)
         self._lock = threading.RLock()
         self._idle = threading.Event()
@@ -195,7 +197,10 @@ class Job:
         return self._bound.plan.explain()
 
     def profile(self) -> dict[str, float]:
-        """Seconds of worker time by part: "read", "convert", "udf:<key>", "merge"; summed over workers."""
+        """Seconds of worker time by part: "read", "convert", "udf:<key>", "merge"; summed over workers.
+
+        Compiled UDFs of one pass share a loop and have one entry, "udf:<key>+<key>", unless the job was started with profile=True.
+        """
         return dict(self._collector.seconds) if self._collector is not None else {}
 
     # -- for the api -----------------------------------------------------------------------------------------------
@@ -226,7 +231,9 @@ class Job:
     # -- inside ----------------------------------------------------------------------------------------------------
 
     def _bind(self, udfs: Mapping[str, UDF | OnChannel]) -> Bound:
-        return bind(self._source, udfs, **self._options)
+        bound = bind(self._source, udfs, **self._options)
+        bound.work.profile = self._by_udf
+        return bound
 
     def _restart(self) -> None:
         self._error, self._stopped = None, False
