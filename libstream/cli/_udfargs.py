@@ -154,6 +154,7 @@ def _module_of_file(path: Path) -> Any:
     stem = re.sub(r"\W", "_", path.stem)
     name = f"libstream_file_{stem}_{digest[:12]}"
     if name in sys.modules:
+        sys.modules[name].__file__ = str(path.resolve())  # the same text in another place
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:

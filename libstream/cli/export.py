@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from libstream import api
+from libstream.cli._h5frames import around
 from libstream.cli._openargs import add_open_arguments, open_options
 from libstream.cli.command import OK, Command, n_of, one_line, say, size, tell
 from libstream.cli.progress import Progress
@@ -214,7 +215,7 @@ def _writer(
             def guarded(frames: _Arr) -> None:
                 try:
                     write(frames)
-                except (OSError, RuntimeError) as exc:
+                except OSError as exc:
                     raise _not_saved(output, exc) from exc
 
             try:
@@ -223,7 +224,7 @@ def _writer(
                 of_reader = exc
                 raise
         aside.replace(output)
-    except (OSError, RuntimeError) as exc:  # h5py raises RuntimeError where a file cannot be closed
+    except OSError as exc:
         if exc is of_reader or isinstance(exc, SaveError):
             raise
         raise _not_saved(output, exc) from exc
@@ -231,69 +232,28 @@ def _writer(
         aside.unlink(missing_ok=True)
 
 
-def _not_saved(output: Path, exc: Exception) -> SaveError:
-    why = exc.strerror if isinstance(exc, OSError) and exc.strerror else one_line(exc)
-    return SaveError(f"{output} cannot be written: {why}; nothing half-written was left behind")
+def _not_saved(output: Path, exc: OSError) -> SaveError:
+    return SaveError(f"{output} cannot be written: {exc.strerror or one_line(exc)}; nothing half-written was left behind")
 
 
 @contextmanager
 def _npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: Any, source: Any, crop: Any, factor: int) -> Iterator[Any]:
-    def write(frames: _Arr) -> None:
-        file.write(memoryview(np.ascontiguousarray(frames)).cast("B"))
-
-    file: BinaryIO
     with path.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        yield write
+        yield lambda frames: file.write(memoryview(np.ascontiguousarray(frames)).cast("B"))
 
 
 @contextmanager
 def _hdf5(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], axes: list[Axis], source: Any, crop: Any, factor: int) -> Iterator[Any]:
-    import h5py
-
-    meta = source.meta
-    n_sig = len(meta.shape.sig)
-    with h5py.File(path, "w") as h5:
-        h5.attrs.update({"NX_class": "NXroot", "creator": "libstream", "default": "entry"})
-        entry = h5.create_group("entry")
-        entry.attrs.update({"NX_class": "NXentry", "default": "data"})
-        group = entry.create_group("data")
-        group.attrs.update({"NX_class": "NXdata", "signal": "data", "axes": [a.name for a in axes]})
-        data = group.create_dataset("data", shape, dtype)
-        for number, axis in enumerate(axes):
-            if axis.name not in group:
-                group[axis.name] = axis.offset + np.arange(axis.size) * axis.step
-            group[axis.name].attrs["units"] = axis.unit
-            group.attrs[f"{axis.name}_indices"] = number
-        if meta.centre is not None:
-            moved = [(c - r[0] - (factor - 1) / 2) / factor for c, r in zip(meta.centre, crop, strict=True)]
-            group.attrs["centre_px"] = moved
-        if meta.rotation_deg is not None:
-            group.attrs["rotation_deg"] = meta.rotation_deg
-        entry.attrs.update({"source": meta.id.uri, "source_fingerprint": meta.id.fingerprint, "crop_px": np.array(crop), "bin": factor})
-        flat_done = 0
-
-        def write(frames: _Arr) -> None:
-            nonlocal flat_done
-            nav = shape[: len(shape) - n_sig]
-            _put(data, frames, nav, flat_done)
-            flat_done += len(frames)
-
-        yield write
-
-
-def _put(data: Any, frames: _Arr, nav: tuple[int, ...], start: int) -> None:
-    """Write consecutive positions, whole rows of the last scan axis at once."""
-    if not nav:
-        data[...] = frames[0]
-        return
-    done = 0
-    while done < len(frames):
-        position = np.unravel_index(start + done, nav)
-        n = min(len(frames) - done, nav[-1] - int(position[-1]))
-        data[(*(int(p) for p in position[:-1]), slice(int(position[-1]), int(position[-1]) + n))] = frames[done : done + n]
-        done += n
+    made = around(shape, dtype, axes, source.meta, crop, factor)
+    with path.open("wb") as file:
+        for at, piece in made.pieces:
+            file.seek(at)
+            file.write(piece)
+        file.truncate(made.size)
+        file.seek(made.data_offset)
+        yield lambda frames: file.write(memoryview(np.ascontiguousarray(frames)).cast("B"))
 
 
 COMMAND = Command("write frames to .npy or .h5, cropped and binned", _configure, _run, _EXAMPLES)

@@ -87,7 +87,7 @@ class TestLaws({class_name_laws}):
 
 def test_values():
     frames = np.random.default_rng(0).poisson(50, (3, 4, 16, 20)).astype(np.uint16)  # scan (3, 4), frames (16, 20)
-    result = ls.run(ls.open(frames, scan=(3, 4)), {class_name}(threshold=60.0))
+    result = ls.run(frames, {class_name}(threshold=60.0))
     np.testing.assert_array_equal(result["peak"], frames.max(axis=(2, 3)))
     np.testing.assert_array_equal(result["above"], (frames > 60).sum(axis=(2, 3)))
     np.testing.assert_array_equal(result["envelope"], frames.max(axis=(0, 1)))
