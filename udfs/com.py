@@ -87,6 +87,7 @@ class CenterOfMass(UDF):
         return ((y.step, x.step), y.unit) if y.calibrated and y.unit == x.unit else ((1.0, 1.0), "step")
 
     def outputs(self) -> Mapping[str, Output]:
+        frame_shape(self)
         unit = self._scale[1]
         yx = ("component (y, x)",)
         out = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from libstream.ext import UDF, Output, Quantity, nav, param
-from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, ring, row_runs
+from libstream.udfs.geometry import centre_of, frame_shape, ring
 from libstream.udfs.kernels.rings import ring_statistics
 
 
@@ -37,15 +37,10 @@ class FEM(UDF):
     process_frame = ring_statistics
 
     @functools.cached_property
-    def segments(self) -> Any:
-        """Runs of pixels in the ring, by rows."""
-        return row_runs(ring(self, centre_of(self, self.centre), self.inner, self.outer))  # type: ignore[arg-type]  # bound: px
-
-    @functools.cached_property
-    def narrow(self) -> Any:
-        """Empty array of the dtype for the sum of a row."""
-        dtype, nx = self.meta.dtype, frame_shape(self)[1]
-        return np.zeros(0, narrow_sum_dtype(dtype, nx, exact_sum_dtype(dtype, nx)))
+    def pixels(self) -> Any:
+        """Flat indices of the pixels in the ring; uint32."""
+        mask = ring(self, centre_of(self, self.centre), self.inner, self.outer)  # type: ignore[arg-type]  # bound: px
+        return np.flatnonzero(mask).astype(np.uint32)
 
     def outputs(self) -> Mapping[str, Output]:
         frame_shape(self)

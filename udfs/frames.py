@@ -103,8 +103,8 @@ class Pick(UDF):
         return {"frames": frames, "seen": seen}
 
 
-_held: dict[str, int] = {}
-"""Descriptors that hold the locks on files this process is writing, by path of the file aside."""
+_held: dict[int, int] = {}
+"""Descriptors that hold the locks on files this process is writing, by id of the UDF that began to."""
 
 
 class Record(UDF):
@@ -193,7 +193,7 @@ class Record(UDF):
         except BaseException:
             os.close(fd)
             raise
-        _held[str(self.aside)] = fd
+        _held[id(self)] = fd
         with self._told():
             os.ftruncate(fd, 0)  # what a killed run may have left
             os.write(fd, self.header)
@@ -201,7 +201,7 @@ class Record(UDF):
 
     def end_run(self, results: Mapping[str, Any] | None, coverage: Coverage) -> None:
         """Fill what was not written and rename the file; or remove it."""
-        fd = _held.pop(str(self.aside), None)
+        fd = _held.pop(id(self), None)
         if fd is None:  # begin_run had refused
             return
         try:

@@ -94,11 +94,11 @@ class RadialProfile(UDF):
         return edges
 
     def _rings_at(self, r: Any) -> Any:
-        return (np.searchsorted(self.edges, r, side="right") - 1).astype(np.int32)  # n_rings beyond the last edge
+        return (np.searchsorted(self.edges, r, side="right") - 1).astype(np.uint32)  # n_rings beyond the last edge
 
     @functools.cached_property
     def ring_of(self) -> Any:
-        """Ring of each pixel, n_rings for none; int32 (ny, nx)."""
+        """Ring of each pixel, n_rings for none; uint32 (ny, nx)."""
         return self._rings_at(radius_map(frame_shape(self), self.origin))
 
     @functools.cached_property
@@ -128,8 +128,8 @@ class RadialProfile(UDF):
 
     @functools.cached_property
     def rings(self) -> Any:
-        """Ring of each share; int32."""
-        return self._shares[1].astype(np.int32)
+        """Ring of each share; uint32."""
+        return self._shares[1].astype(np.uint32)
 
     @functools.cached_property
     def weights(self) -> Any:
@@ -156,7 +156,7 @@ class RadialProfile(UDF):
     @functools.cached_property
     def ring_counts(self) -> Any:
         """Sum of weights of each ring; float64 (n_rings,)."""
-        return np.bincount(self._shares[1], weights=self._shares[2], minlength=self.n_rings)
+        return np.bincount(self._shares[1], weights=self._shares[2], minlength=self.n_rings).astype(np.float64)  # int where there is none
 
     @functools.cached_property
     def narrow(self) -> Any:
@@ -168,6 +168,7 @@ class RadialProfile(UDF):
         return np.dtype(np.float64) if self._weighted else exact_sum_dtype(self.meta.dtype, math.prod(frame_shape(self)))
 
     def outputs(self) -> Mapping[str, Output]:
+        frame_shape(self)
         n, ring = self.n_rings, ("ring",)
         y, x = self.meta.sig_axes
         unit = y.unit if y.calibrated and (y.unit, abs(y.step)) == (x.unit, abs(x.step)) else "px"
@@ -192,8 +193,8 @@ class RadialProfile(UDF):
         profile[valid] = results["sums"][valid] / count
         rows = profile[valid]
         rows = rows[np.isfinite(rows[:, np.isfinite(count)]).all(axis=1)]
+        mean = rows.mean(axis=0) if len(rows) else np.full(self.n_rings, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = rows.mean(axis=0) if len(rows) else np.full(self.n_rings, np.nan)
             variance = rows.var(axis=0) / mean**2 if len(rows) else mean
         y = self.meta.sig_axes[0]
         px = abs(y.step) if self.outputs()["radius"].unit != "px" else 1.0
@@ -207,6 +208,7 @@ class RadialProfile(UDF):
         if self.max_order:
             coefficients = np.full((*valid.shape, self.n_rings, self.max_order + 1), np.nan + 0j)
             coefficients[valid, :, 0] = profile[valid]
-            coefficients[valid, :, 1:] = results["waves"][valid] / count[:, None]
+            with np.errstate(invalid="ignore"):  # complex numbers divided by NaN warn, others do not
+                coefficients[valid, :, 1:] = results["waves"][valid] / count[:, None]
             out["coefficients"] = coefficients
         return out
