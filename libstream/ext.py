@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libstream.codecs import merlin, merlin_header
+from libstream.codecs import bslz4, merlin, merlin_header
 from libstream.config import n_workers as _n_workers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
@@ -10,6 +10,7 @@ from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Ope
 from libstream.contracts.udf import UDF, PerPosition, param
 from libstream.errors import (
     CancelledError,
+    CodecError,
     CorruptFileError,
     FormatError,
     LibstreamError,
@@ -43,6 +44,7 @@ __all__ = [
     "Axis",
     "CancelFlag",
     "CancelledError",
+    "CodecError",
     "Corrections",
     "CorruptFileError",
     "Coverage",
@@ -81,6 +83,7 @@ __all__ = [
     "UsageError",
     "Work",
     "WorkerLostError",
+    "bslz4",
     "convert",
     "default_axes",
     "default_fill",

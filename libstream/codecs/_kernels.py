@@ -163,6 +163,13 @@ def widen(low, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def move(source, target):  # type: ignore[no-untyped-def]
+    """Bytes as they are (compiles in a tenth of the time of a slice assignment)."""
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@kernel
 def spread(column, out, first, step):  # type: ignore[no-untyped-def]
     """Bytes to every step-th place of `out`, from `first`."""
     for i in range(column.size):
@@ -182,13 +189,14 @@ def unshuffle(shuffled, item, words, out):  # type: ignore[no-untyped-def]
     for b in range(item):
         planes, column = shuffled[b * n : (b + 1) * n], words[b * n // 8 : (b + 1) * n // 8]
         if all_zero(planes.view(np.uint64)):
-            column[:] = 0
+            for j in range(column.size):
+                column[j] = 0
         else:
             top = b
             transpose8(planes, column)
     low = columns[:n]
     if item == 1:
-        widen(low, out)
+        move(low, out)
     elif item == 2 and top == 0:
         widen(low, out.view(np.uint16))
     elif item == 2:
@@ -248,14 +256,14 @@ def bslz4_part(src, ip, end, item, block, total, first, last, out):  # type: ign
             else:
                 unshuffle(packed[:n], item, words, spare[:n])
                 a, b = max(first, pos), min(last, pos + n)
-                out[a - first : b - first] = spare[a - pos : b - pos]
+                move(spare[a - pos : b - pos], out[a - first : b - first])
         ip += length
         pos += n
     a, b = max(first, body), last  # up to 7 elements at the end are stored as they are
     if a < b:
         if end - ip < total - body:
             return SHORT
-        out[a - first : b - first] = src[ip + a - body : ip + b - body]
+        move(src[ip + a - body : ip + b - body], out[a - first : b - first])
     return OK
 
 
@@ -282,7 +290,7 @@ def lz4_part(src, ip, end, total, first, last, out):  # type: ignore[no-untyped-
         if pos + n > first:
             a, b = max(first, pos), min(last, pos + n)
             if length == n:  # did not become smaller, stored as it is
-                out[a - first : b - first] = src[ip + a - pos : ip + b - pos]
+                move(src[ip + a - pos : ip + b - pos], out[a - first : b - first])
             elif b - a == n:
                 status = lz4_block(src, ip, ip + length, out, a - first, b - first, out.size)
                 if status != OK:
@@ -292,7 +300,7 @@ def lz4_part(src, ip, end, total, first, last, out):  # type: ignore[no-untyped-
                 status = lz4_block(src, ip, ip + length, spare, 0, n, spare.size)
                 if status != OK:
                     return status
-                out[a - first : b - first] = spare[a - pos : b - pos]
+                move(spare[a - pos : b - pos], out[a - first : b - first])
         ip += length
         pos += n
     return OK
@@ -317,9 +325,9 @@ def decode_parts(src, at, size, kind, item, block, total, first, last, out, to, 
             else:
                 spare = np.empty(total + SLACK, np.uint8)
                 status[i] = lz4_block(src, ip, end, spare, 0, total, spare.size)
-                target[:] = spare[a:b]
+                move(spare[a:b], target)
         elif end - ip != total:
             status[i] = SIZE
         else:
-            target[:] = src[ip + a : ip + b]
+            move(src[ip + a : ip + b], target)
             status[i] = OK
