@@ -68,11 +68,13 @@ def wheel(ax: Any, data: _Arr, where: Where) -> None:
     """Pairs (y, x): direction as hue, length as brightness, with a wheel that says which is which."""
     from matplotlib.colors import hsv_to_rgb
 
-    field = data - np.nanmedian(data, axis=(0, 1)) if np.isfinite(data).any() else data
-    length = np.hypot(field[..., 0], field[..., 1])
-    known = where.valid & np.isfinite(length)
-    most = robust_limits(length[known])[1] if known.any() else 1.0
-    rgb = np.full((*length.shape, 3), float(_UNSEEN))
+    known = where.valid & np.isfinite(data).all(axis=-1)
+    field = data.astype(np.float64)
+    most = 1.0
+    if known.any():
+        field -= np.median(field[known], axis=0)
+        most = robust_limits(np.hypot(field[known][:, 0], field[known][:, 1]))[1]
+    rgb = np.full((*known.shape, 3), float(_UNSEEN))
     rgb[known] = _wheel_rgb(field[known], most, hsv_to_rgb)
     _image(ax, rgb, where.nav_axes, limits=None, colours=None, unit="", bar=True)
     side = np.linspace(-1, 1, 65)

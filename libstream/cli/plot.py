@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from libstream.cli import _panels
 from libstream.errors import NotInstalledError, SaveError, UsageError
 from libstream.model.result import Result
@@ -67,7 +69,8 @@ def draw(result: Result, path: str | Path, title: str = "") -> Path:
     check_available(path)
     aside = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        figure(result, title).savefig(aside)
+        with np.errstate(all="ignore"):  # infinities and the like are drawn as well as they can be
+            figure(result, title).savefig(aside)
         aside.replace(path)
     except OSError as exc:
         raise SaveError(f"{path}: the picture could not be written: {exc.strerror or exc}") from exc
