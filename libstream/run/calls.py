@@ -339,7 +339,7 @@ class Call:
         name = type(self.udf).__name__
         label = self.key if self.key.replace("_", "").lower() == name.lower() else f"{self.key} ({name})"
         return UDFError(
-            f"UDF {label}: {self.kind} raised {type(exc).__name__}: {exc}, {where}",
+            f"UDF {label}: {self.kind} raised {type(exc).__name__}: {_in_short(exc)}, {where}",
             udf=self.key,
             where=where,
             remote_traceback="".join(traceback.format_exception(exc)),
@@ -353,6 +353,14 @@ class Call:
             raise
         except Exception as exc:
             raise self._failure(exc, where) from exc
+
+
+def _in_short(exc: BaseException) -> str:
+    """The message; of numba's, which show the way through the compiler, what is wrong and in which line."""
+    if not type(exc).__module__.startswith("numba"):
+        return str(exc)
+    lines = [line.strip() for line in str(exc).split("\nDuring:")[0].splitlines()]
+    return " ".join(line for line in lines if line.strip("^") and not line.startswith(("Failed in nopython", "<source elided>")))
 
 
 def _read_only(array: _Arr) -> _Arr:

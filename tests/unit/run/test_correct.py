@@ -153,7 +153,8 @@ def test_corrected_frames_hold_every_value_of_the_detector(source: str, expected
     ("source", "wanted", "corrected", "expected"),
     [
         ("u2", None, False, "u2"), ("u2", None, True, "f4"), ("u2", "float32", False, "f4"), ("u4", "f4", False, "f4"),
-        ("u2", "u4", False, "u4"), ("u2", "f8", True, "f8"), ("c8", "c16", False, "c16"), ("f4", "c8", False, "c8"), ("?", "u1", False, "u1"),
+        ("u2", "u4", False, "u4"), ("u2", "f8", True, "f8"), ("c8", "c16", False, "c16"), ("f4", "c8", False, "c8"),
+        ("?", "u1", False, "u1"),
         ("c16", "c8", False, "c8"),
     ],
 )  # fmt: skip
