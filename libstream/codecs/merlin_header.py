@@ -182,7 +182,7 @@ def _details(words: list[str]) -> dict[str, Any]:
     if "3RX" in words:
         i = words.index("3RX")
         chips = " ".join(words[i + 1 :]).split("3RX")
-        found["dacs"] = tuple(tuple(int(w) for w in chip.split() if w.isdigit() and len(w) < 10) for chip in chips)
+        found["dacs"] = tuple(tuple(int(w) for w in chip.split() if w.isdecimal() and len(w) < 10) for chip in chips)
         words = words[:i]
     words += [""] * (6 - len(words))
     found |= {"chip_mask": words[0], "timestamp": words[1], "exposure_s": _float(words[2])}
