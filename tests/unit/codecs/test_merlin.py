@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from libstream.codecs import merlin, merlin_header
@@ -178,6 +178,10 @@ def test_numbers_may_start_again_after_six_digits() -> None:
     raw = np.frombuffer(b"MQ1,999999,00384,MQ1,1000000,0038,MQ1,000001,00384,"[:51], np.uint8).reshape(3, 17)
     assert merlin.check_heads(raw, 999999) is None
     assert merlin.check_heads(raw[:0], 1) is None
+    for number in (1, 999, 899999, 999899, 998999):
+        found = merlin.check_heads(raw, number)
+        assert found is not None
+        assert not found.any()
 
 
 def test_frame_header_fields() -> None:
@@ -271,6 +275,7 @@ def test_broken_frame_headers(data: bytes, text: str) -> None:
 
 
 @given(st.binary(max_size=400), st.integers(0, 380), st.integers(0, 255))
+@example(b"", GOOD.index(b"3RX,") + 5, 0xB2)  # a superscript is a digit, but no number
 @settings(max_examples=200)
 def test_frame_header_never_fails_otherwise(noise: bytes, at: int, byte: int) -> None:
     damaged = bytearray(GOOD)

@@ -62,6 +62,14 @@ def test_scans_with_headers_of_their_own_are_left_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames_of(opened(tmp_path / "scan2.mib")), frames[::-1])
 
 
+def test_a_numbered_scan_beside_a_set(tmp_path: Path) -> None:
+    frames = frames_like(4)
+    writer.write_set(tmp_path, frames, "U16", [2])
+    writer.write(tmp_path, frames[:3], "U16", name="scan3")
+    assert opened(tmp_path / "scan.hdr").meta.vendor["files"] == ["scan1.mib", "scan2.mib"]
+    assert opened(tmp_path / "scan3.mib").meta.vendor["files"] == ["scan3.mib"]
+
+
 def test_a_complete_file_beside_a_numbered_one(tmp_path: Path) -> None:
     frames = frames_like(4)
     writer.write(tmp_path, frames, "U16", name="scan")
