@@ -49,17 +49,20 @@ class Form:
     name: "runs": all pixels of the segments count; "bits": pixels of the segments AND bits; "pixels": single pixels by index;
     "each", "many": weights, one mask after another or in blocks of 4 masks and 4 frames.
     weights: float64 (rows, pixels), rows padded to a multiple of 4; a complex mask has two rows, real and imaginary.
-    offsets: float64, one for each row that counts: taken off the sums (dark frames).
+    units: dtype of the output, one for each row that counts: 1, and 1j for imaginary parts.
+    offsets: dtype of the output, one for each mask: taken off the sums (dark frames).
     values: of single pixels, dtype of the output.
     """
 
     name: str
     segments: _Arr
+    firsts: _Arr
     bits: _Arr
     pixels: _Arr
     starts: _Arr
     values: _Arr
     weights: _Arr
+    units: _Arr
     offsets: _Arr
 
 
@@ -72,7 +75,7 @@ def cheapest(masks: _Arr, meta: RunMeta, out: np.dtype[Any], allowed: tuple[str,
     out: dtype of the output; integers take the forms for binary masks only, which are exact.
     """
     n, dtype = len(masks), meta.dtype
-    offsets = np.zeros(n, np.result_type(masks.dtype, np.float64))
+    offsets = np.zeros(n, out)
     if meta.corrections is not None:
         folded = [meta.corrections.fold(m) for m in masks]
         masks = np.stack([w for w, _ in folded])
@@ -82,7 +85,7 @@ def cheapest(masks: _Arr, meta: RunMeta, out: np.dtype[Any], allowed: tuple[str,
     rows, complex_ = flat, flat.dtype.kind == "c"
     if complex_:
         rows = np.stack([flat.real, flat.imag], axis=1).reshape(2 * n, -1)
-        offsets = offsets.view(np.float64)
+    units = np.tile(np.array([1, 1j], out), n) if complex_ else np.ones(n, out)
     padded = -(-len(rows) // 4) * 4
     gap = SEGMENT_COST // dtype.itemsize
     exact = [segments_of(m) for m in inside]
@@ -114,7 +117,15 @@ def cheapest(masks: _Arr, meta: RunMeta, out: np.dtype[Any], allowed: tuple[str,
         weights = np.zeros((padded, rows.shape[1]))
         weights[: len(rows)] = rows
     segments = {"runs": exact, "bits": near, "each": each, "many": many}.get(name, [])
-    return Form(name, _listed(segments), bits, pixels, starts, values, weights, offsets)
+    listed = _listed(segments)
+    return Form(name, listed, _firsts(listed, meta), bits, pixels, starts, values, weights, units, offsets)
+
+
+def _firsts(listed: _Arr, meta: RunMeta) -> _Arr:
+    """For each row of the frame, how many segments at the head of the list end before it (int64)."""
+    n_rows = meta.shape.sig[0]
+    ends = np.maximum.accumulate(listed[:, 1])
+    return np.searchsorted(ends, np.arange(n_rows) * (meta.shape.frame_size // max(1, n_rows)), side="right").astype(np.int64)
 
 
 def _listed(segments: list[_Arr]) -> _Arr:

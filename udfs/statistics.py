@@ -88,41 +88,17 @@ def exact_deviations(total: _Arr, low: _Arr, high: _Arr | int, n: int) -> _Arr:
     return upper * 2.0**32 + lower - (r * r) / np.float64(n)
 
 
-@kernel
-def squares_narrow(tile: _Arr, total: _Arr, squares: _Arr, count: _Arr, row0: int) -> None:
-    """Integers of 8 and 16 bits and bool."""
-    add_squares(tile, total, squares)
-    if row0 == 0:
-        count[0] += tile.shape[0]
-
-
-@kernel
-def squares_wide(tile: _Arr, total: _Arr, squares: _Arr, squares_high: _Arr, count: _Arr, row0: int) -> None:
-    """Integers of 32 bits."""
-    add_squares_wide(tile, total, squares, squares_high)
-    if row0 == 0:
-        count[0] += tile.shape[0]
-
-
-@kernel
-def deviations_float(tile: _Arr, running_mean: _Arr, deviations: _Arr, seen: _Arr, row0: int) -> None:
-    """Floats and integers of 64 bits. seen: frames so far, by detector row."""
-    add_deviations(tile, running_mean, deviations, seen[row0])
-    for y in range(tile.shape[1]):
-        seen[row0 + y] += tile.shape[0]
-
-
 class _Spread(UDF):
     """What `Variance` and `StdDev` share: sums in `outputs`, and mean and variance made of them."""
 
     ddof: int = param(0, ge=0, title="Degrees of freedom taken off", help="1: unbiased variance of a sample")
 
-    process_tile = squares_narrow
+    process_tile = add_squares
 
     def hook(self) -> Kernel:
         if is_narrow(self.meta.dtype):
-            return squares_narrow
-        return squares_wide if self._exact else deviations_float
+            return add_squares
+        return add_squares_wide if self._exact else add_deviations
 
     @property
     def _exact(self) -> bool:
@@ -245,18 +221,6 @@ class Min(UDF):
         return {"min": sig(_real(self), merge="min", title="Minimum of frames")}
 
 
-@kernel
-def into_logsum(tile: _Arr, logsum: _Arr) -> None:
-    """Kernel of `LogSum`."""
-    add_logs(tile, logsum)
-
-
-@kernel
-def into_logsum_by_table(tile: _Arr, logsum: _Arr, logs: _Arr) -> None:
-    """For integers of 8 and 16 bits and bool."""
-    add_logs_by_table(tile, logsum, logs)
-
-
 class LogSum(UDF):
     """Sum over the scan of log(frame - min(frame) + 1), the minimum of each frame: weak features beside strong ones.
 
@@ -264,10 +228,10 @@ class LogSum(UDF):
     """
 
     whole_frames = True
-    process_tile = into_logsum
+    process_tile = add_logs
 
     def hook(self) -> Kernel:
-        return into_logsum_by_table if is_narrow(self.meta.dtype) else into_logsum
+        return add_logs_by_table if is_narrow(self.meta.dtype) else add_logs
 
     def outputs(self) -> Mapping[str, Output]:
         _real(self)

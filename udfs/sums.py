@@ -12,7 +12,7 @@ import numpy as np
 from libstream.ext import UDF, Corrections, Coverage, Kernel, Output, kernel, nav, sig, single
 from libstream.udfs.geometry import exact_sum_dtype
 from libstream.udfs.kernels.masks import weigh_each, weigh_each_float
-from libstream.udfs.kernels.sums import add_frames, add_totals_narrow, add_totals_wide
+from libstream.udfs.kernels.sums import add_frames, total_narrow, total_wide
 from libstream.udfs.masks import Form, cheapest
 
 _Arr = np.ndarray[Any, Any]
@@ -44,14 +44,8 @@ def corrected_sum(corrections: Corrections | None, total: _Arr, n: int) -> _Arr:
 
 
 @kernel
-def into_sum(tile: _Arr, sum: _Arr) -> None:
-    """Kernel of `Sum`."""
-    add_frames(tile, sum)
-
-
-@kernel
 def into_raw(tile: _Arr, raw: _Arr, count: _Arr, row0: int) -> None:
-    """The same with the number of frames, which corrections need."""
+    """Kernel of `Sum` with corrections, which need the number of frames."""
     add_frames(tile, raw)
     if row0 == 0:
         count[0] += tile.shape[0]
@@ -71,10 +65,10 @@ class Sum(UDF):
     """
 
     folds_corrections = True
-    process_tile = into_sum
+    process_tile = add_frames
 
     def hook(self) -> Kernel:
-        return into_sum if self.meta.corrections is None else into_raw
+        return add_frames if self.meta.corrections is None else into_raw
 
     def outputs(self) -> Mapping[str, Output]:
         if self.meta.corrections is None:
@@ -92,27 +86,19 @@ class Sum(UDF):
 
 
 @kernel
-def total_narrow(tile: _Arr, total: _Arr) -> None:
-    """Kernel of `FrameTotals` for integers of 8 and 16 bits and bool."""
-    add_totals_narrow(tile, total)
+def total_weighted(
+    tile: _Arr, total: _Arr, segments: _Arr, firsts: _Arr, weights: _Arr, units: _Arr, offsets: _Arr, row_size: int, row0: int
+) -> None:
+    """Kernel of `FrameTotals` with corrections."""
+    weigh_each(tile, total, segments, firsts, weights, units, offsets, row_size, row0)
 
 
 @kernel
-def total_wide(tile: _Arr, total: _Arr) -> None:
-    """For all other numbers."""
-    add_totals_wide(tile, total)
-
-
-@kernel
-def total_weighted(tile: _Arr, total: _Arr, segments: _Arr, weights: _Arr, offsets: _Arr, row0: int) -> None:
-    """With corrections."""
-    weigh_each(tile, total, segments, weights, offsets, row0)
-
-
-@kernel
-def total_weighted_float(tile: _Arr, total: _Arr, segments: _Arr, weights: _Arr, offsets: _Arr, row0: int) -> None:
-    """With corrections, float frames."""
-    weigh_each_float(tile, total, segments, weights, offsets, row0)
+def total_weighted_float(
+    tile: _Arr, total: _Arr, segments: _Arr, firsts: _Arr, weights: _Arr, units: _Arr, offsets: _Arr, row_size: int, row0: int
+) -> None:
+    """The same for float frames."""
+    weigh_each_float(tile, total, segments, firsts, weights, units, offsets, row_size, row0)
 
 
 class FrameTotals(UDF):
@@ -148,9 +134,24 @@ class FrameTotals(UDF):
         return self._form.segments
 
     @functools.cached_property
+    def firsts(self) -> _Arr:
+        """Where segments of each row begin."""
+        return self._form.firsts
+
+    @functools.cached_property
+    def row_size(self) -> int:
+        """Pixels of a row."""
+        return self.meta.shape.frame_size // max(1, self.meta.shape.sig[0])
+
+    @functools.cached_property
     def weights(self) -> _Arr:
         """Weight of each pixel."""
         return self._form.weights
+
+    @functools.cached_property
+    def units(self) -> _Arr:
+        """Ones."""
+        return self._form.units
 
     @functools.cached_property
     def offsets(self) -> _Arr:

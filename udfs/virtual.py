@@ -105,6 +105,14 @@ class VirtualDetector(UDF):
         return self._form.segments
 
     @functools.cached_property
+    def firsts(self) -> _Arr:
+        return self._form.firsts
+
+    @functools.cached_property
+    def row_size(self) -> int:
+        return self.meta.shape.frame_size // max(1, self.meta.shape.sig[0])
+
+    @functools.cached_property
     def bits(self) -> _Arr:
         return self._form.bits
 
@@ -123,6 +131,10 @@ class VirtualDetector(UDF):
     @functools.cached_property
     def weights(self) -> _Arr:
         return self._form.weights
+
+    @functools.cached_property
+    def units(self) -> _Arr:
+        return self._form.units
 
     @functools.cached_property
     def offsets(self) -> _Arr:

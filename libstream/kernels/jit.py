@@ -116,6 +116,16 @@ class _View(Kernel):
     def checked(self) -> Any:
         return self.jit
 
+    @property
+    def _numba_type_(self) -> Any:
+        import numba
+        from numba.core.registry import cpu_target
+
+        if hasattr(self.jit, "py_func"):
+            return numba.typeof(self.jit)
+        cpu_target.typing_context.refresh()
+        return cpu_target.typing_context.resolve_value_type(self.jit)  # an intrinsic
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (_view_named, (self.name,))
 

@@ -1,8 +1,8 @@
 """Weighted sums of each frame, in the forms among which `libstream.udfs.masks` chooses.
 
 segments: int64 (k, 3), [start, stop) in pixels of the whole frame as one row, and the mask it belongs to; rising starts,
-none longer than SEGMENT. Pixels outside are not read. row0: first detector row of the tile.
-intensity: (n, number of masks), added to.
+none longer than SEGMENT. Pixels outside are not read. firsts: number of the first segment that ends behind the start of each row.
+row_size: pixels of a row, row0: first detector row of the tile. intensity: (n, number of masks), added to.
 """
 
 from __future__ import annotations
@@ -20,29 +20,6 @@ SEGMENT = 32768
 
 REASSOCIATE = {"reassoc", "nsz", "contract"}
 """Float sums in any order (else they do not vectorise); NaN and infinities are kept."""
-
-
-@kernel
-def _first(segments: _Arr, start: int) -> int:
-    """First segment that can reach into pixels from `start` on."""
-    low, high = 0, segments.shape[0]
-    while low < high:
-        mid = (low + high) // 2
-        if segments[mid, 0] + SEGMENT <= start:
-            low = mid + 1
-        else:
-            high = mid
-    return low
-
-
-@kernel
-def _band(tile: _Arr, row0: int) -> tuple[int, int]:
-    """Pixels [start, stop) of the whole frame that the tile holds."""
-    size = 1
-    for n in tile.shape[1:]:
-        size *= n
-    start = row0 * (size // max(1, tile.shape[1]))
-    return start, start + size
 
 
 # -- binary masks: exact for integers ----------------------------------------------------------------------------------
@@ -69,30 +46,28 @@ def _add_runs(word: Any) -> Any:
         return a
 
     @kernel
-    def add_runs(tile: _Arr, intensity: _Arr, segments: _Arr, row0: int) -> None:
+    def add_runs(tile: _Arr, intensity: _Arr, segments: _Arr, firsts: _Arr, row_size: int, row0: int) -> None:
         t = intensity.dtype.type
-        start, stop = _band(tile, row0)
-        first = _first(segments, start)
-        n = tile.shape[0]
+        n, start, size = tile.shape[0], row0 * row_size, tile.shape[1] * row_size
         i = 0
         while i < n:
             many = i + 4 <= n
-            for k in range(first, segments.shape[0]):
-                p, q, m = max(segments[k, 0], start) - start, min(segments[k, 1], stop) - start, segments[k, 2]
-                if segments[k, 0] >= stop:
+            for k in range(firsts[row0], segments.shape[0]):
+                p, q, m = segments[k, 0] - start, segments[k, 1] - start, segments[k, 2]
+                if p >= size:
                     break
+                p, q = p if p > 0 else 0, q if q < size else size
                 if p >= q:
                     continue
+                f0 = part_of(tile, i, p, q)
                 if many:
-                    a, b, c, d = add_4(
-                        part_of(tile, i, p, q), part_of(tile, i + 1, p, q), part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q)
-                    )
+                    a, b, c, d = add_4(f0, part_of(tile, i + 1, p, q), part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q))
                     intensity[i, m] += t(a)
                     intensity[i + 1, m] += t(b)
                     intensity[i + 2, m] += t(c)
                     intensity[i + 3, m] += t(d)
                 else:
-                    intensity[i, m] += t(add_1(part_of(tile, i, p, q)))
+                    intensity[i, m] += t(add_1(f0))
             i += 4 if many else 1
 
     return add_runs
@@ -113,10 +88,11 @@ def _add_bits(word: Any) -> Any:
     def add_4(g: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr) -> Any:
         a, b, c, d = word(0), word(0), word(0), word(0)
         for j in range(g.size):
-            a = word(a + word(f0[j] & g[j]))
-            b = word(b + word(f1[j] & g[j]))
-            c = word(c + word(f2[j] & g[j]))
-            d = word(d + word(f3[j] & g[j]))
+            x = g[j]
+            a = word(a + word(f0[j] & x))
+            b = word(b + word(f1[j] & x))
+            c = word(c + word(f2[j] & x))
+            d = word(d + word(f3[j] & x))
         return a, b, c, d
 
     @kernel
@@ -127,31 +103,28 @@ def _add_bits(word: Any) -> Any:
         return a
 
     @kernel
-    def add_bits(tile: _Arr, intensity: _Arr, segments: _Arr, bits: _Arr, row0: int) -> None:
+    def add_bits(tile: _Arr, intensity: _Arr, segments: _Arr, firsts: _Arr, bits: _Arr, row_size: int, row0: int) -> None:
         t = intensity.dtype.type
-        start, stop = _band(tile, row0)
-        first = _first(segments, start)
-        n = tile.shape[0]
+        n, start, size = tile.shape[0], row0 * row_size, tile.shape[1] * row_size
         i = 0
         while i < n:
             many = i + 4 <= n
-            for k in range(first, segments.shape[0]):
-                p, q, m = max(segments[k, 0], start) - start, min(segments[k, 1], stop) - start, segments[k, 2]
-                if segments[k, 0] >= stop:
+            for k in range(firsts[row0], segments.shape[0]):
+                p, q, m = segments[k, 0] - start, segments[k, 1] - start, segments[k, 2]
+                if p >= size:
                     break
+                p, q = p if p > 0 else 0, q if q < size else size
                 if p >= q:
                     continue
-                g = part_of(bits, m, start + p, start + q)
+                g, f0 = part_of(bits, m, start + p, start + q), part_of(tile, i, p, q)
                 if many:
-                    a, b, c, d = add_4(
-                        g, part_of(tile, i, p, q), part_of(tile, i + 1, p, q), part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q)
-                    )
+                    a, b, c, d = add_4(g, f0, part_of(tile, i + 1, p, q), part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q))
                     intensity[i, m] += t(a)
                     intensity[i + 1, m] += t(b)
                     intensity[i + 2, m] += t(c)
                     intensity[i + 3, m] += t(d)
                 else:
-                    intensity[i, m] += t(add_1(g, part_of(tile, i, p, q)))
+                    intensity[i, m] += t(add_1(g, f0))
             i += 4 if many else 1
 
     return add_bits
@@ -167,160 +140,157 @@ add_bits_wide = _add_bits(np.int64)
 
 
 @kernel
-def add_pixels(tile: _Arr, intensity: _Arr, pixels: _Arr, starts: _Arr, values: _Arr, row0: int) -> None:
-    """Mask m has `values` (dtype of `intensity`) at `pixels`, both [starts[m], starts[m + 1]), pixels rising."""
+def add_pixels(tile: _Arr, intensity: _Arr, pixels: _Arr, starts: _Arr, values: _Arr, row_size: int, row0: int) -> None:
+    """Mask m has `values` (dtype of `intensity`) at `pixels`, both [starts[m], starts[m + 1])."""
     t = intensity.dtype.type
-    start, stop = _band(tile, row0)
+    size = tile.shape[1] * row_size
     for i in range(tile.shape[0]):
-        f = part_of(tile, i, 0, stop - start)
+        f = part_of(tile, i, 0, size)
         for m in range(starts.shape[0] - 1):
             s = t(0)
             for k in range(starts[m], starts[m + 1]):
-                p = pixels[k]
-                if start <= p and p < stop:
-                    s += values[k] * t(f[p - start])
+                p = pixels[k] - row0 * row_size
+                if p >= 0 and p < size:
+                    s += values[k] * t(f[p])
             intensity[i, m] += s
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
-
-
-@kernel(fastmath=REASSOCIATE)  # else the product is not fused with the sum: 2.2 instead of 3.3 GB/s for 16 masks
-def _times(w: Any, x: Any) -> Any:
-    return w * np.float64(x)
+# 4 frames side by side load a weight once for 4 pixels; 8 frames gain nothing and compile twice as long. Float frames have
+# kernels of their own: NaN in a pixel of weight 0 does not count there, because that pixel is outside.
 
 
 @kernel(fastmath=REASSOCIATE)
-def _times_where(w: Any, x: Any) -> Any:
-    """NaN in a pixel of weight 0 does not count: that pixel is outside."""
-    return w * np.float64(x) if w != 0.0 else 0.0
+def _dot_4(w: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr) -> Any:
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for j in range(w.size):
+        x = w[j]
+        a += x * np.float64(f0[j])
+        b += x * np.float64(f1[j])
+        c += x * np.float64(f2[j])
+        d += x * np.float64(f3[j])
+    return a, b, c, d
 
 
-def _weigh_each(times: Any) -> Any:
-    @kernel(fastmath=REASSOCIATE)
-    def dot_8(w: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr, f4: _Arr, f5: _Arr, f6: _Arr, f7: _Arr) -> Any:
-        s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for j in range(w.size):
-            s0 += times(w[j], f0[j])
-            s1 += times(w[j], f1[j])
-            s2 += times(w[j], f2[j])
-            s3 += times(w[j], f3[j])
-            s4 += times(w[j], f4[j])
-            s5 += times(w[j], f5[j])
-            s6 += times(w[j], f6[j])
-            s7 += times(w[j], f7[j])
-        return s0, s1, s2, s3, s4, s5, s6, s7
+@kernel(fastmath=REASSOCIATE)
+def _dot_4_float(w: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr) -> Any:
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for j in range(w.size):
+        x = w[j]
+        if x != 0.0:
+            a += x * np.float64(f0[j])
+            b += x * np.float64(f1[j])
+            c += x * np.float64(f2[j])
+            d += x * np.float64(f3[j])
+    return a, b, c, d
 
-    @kernel(fastmath=REASSOCIATE)
-    def dot_1(w: _Arr, f: _Arr) -> Any:
-        s = 0.0
-        for j in range(w.size):
-            s += times(w[j], f[j])
-        return s
 
+@kernel(fastmath=REASSOCIATE)
+def _dot_1(w: _Arr, f: _Arr) -> Any:
+    s = 0.0
+    for j in range(w.size):
+        if w[j] != 0.0:
+            s += w[j] * np.float64(f[j])
+    return s
+
+
+def _weigh_each(dot_4: Any) -> Any:
     @kernel
-    def weigh_each(tile: _Arr, intensity: _Arr, segments: _Arr, weights: _Arr, offsets: _Arr, row0: int) -> None:
-        sums = intensity.view(np.float64)
-        start, stop = _band(tile, row0)
-        first = _first(segments, start)
-        n = tile.shape[0]
+    def weigh_each(
+        tile: _Arr, intensity: _Arr, segments: _Arr, firsts: _Arr, weights: _Arr, units: _Arr, offsets: _Arr, row_size: int, row0: int
+    ) -> None:
+        n, start, size = tile.shape[0], row0 * row_size, tile.shape[1] * row_size
         i = 0
         while i < n:
-            many = i + 8 <= n
-            for k in range(first, segments.shape[0]):
-                p, q, m = max(segments[k, 0], start) - start, min(segments[k, 1], stop) - start, segments[k, 2]
-                if segments[k, 0] >= stop:
+            many = i + 4 <= n
+            for k in range(firsts[row0], segments.shape[0]):
+                p, q, m = segments[k, 0] - start, segments[k, 1] - start, segments[k, 2]
+                if p >= size:
                     break
+                p, q = p if p > 0 else 0, q if q < size else size
                 if p >= q:
                     continue
-                w = part_of(weights, m, start + p, start + q)
+                o = m * intensity.shape[1] // units.shape[0]
+                w, f0 = part_of(weights, m, start + p, start + q), part_of(tile, i, p, q)
                 if many:
-                    s = dot_8(
-                        w,
-                        part_of(tile, i, p, q),
-                        part_of(tile, i + 1, p, q),
-                        part_of(tile, i + 2, p, q),
-                        part_of(tile, i + 3, p, q),
-                        part_of(tile, i + 4, p, q),
-                        part_of(tile, i + 5, p, q),
-                        part_of(tile, i + 6, p, q),
-                        part_of(tile, i + 7, p, q),
-                    )
-                    for j in range(8):
-                        sums[i + j, m] += s[j]
+                    a, b, c, d = dot_4(w, f0, part_of(tile, i + 1, p, q), part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q))
+                    intensity[i, o] += a * units[m]
+                    intensity[i + 1, o] += b * units[m]
+                    intensity[i + 2, o] += c * units[m]
+                    intensity[i + 3, o] += d * units[m]
                 else:
-                    sums[i, m] += dot_1(w, part_of(tile, i, p, q))
-            i += 8 if many else 1
+                    intensity[i, o] += _dot_1(w, f0) * units[m]
+            i += 4 if many else 1
         if row0 == 0:
             for i in range(n):
                 for m in range(offsets.shape[0]):
-                    sums[i, m] -= offsets[m]
+                    intensity[i, m] -= offsets[m]
 
     return weigh_each
 
 
-weigh_each = _weigh_each(_times)
-"""Real weights (masks, pixels), one mask after another, 8 frames side by side; `offsets` are taken off once per frame.
+weigh_each = _weigh_each(_dot_4)
+"""Weights (rows, pixels), one row after another: row r is a part of mask r * masks // rows and counts units[r] times.
 
-`intensity`: float64, or complex128 with two rows of weights (real, imaginary) for each mask.
+A real mask has one row and the unit 1, a complex one two rows and the units 1 and 1j. units, offsets: dtype of `intensity`;
+offsets, one for each mask, are taken off once per frame.
 """
-weigh_each_float = _weigh_each(_times_where)
+weigh_each_float = _weigh_each(_dot_4_float)
 """The same for float frames."""
 
 
-def _weigh_many(times: Any) -> Any:
-    # 4 frames x 4 masks: 16 sums and 8 factors stay in 32 vector registers. 8 x 2, 2 x 8 and 8 x 4 reach half of it.
-    @kernel(fastmath=REASSOCIATE)
-    def dot_4x4(u: _Arr, v: _Arr, w: _Arr, z: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr) -> Any:
-        a0, a1, a2, a3, b0, b1, b2, b3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        c0, c1, c2, c3, d0, d1, d2, d3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for j in range(u.size):
-            x0, x1, x2, x3 = np.float64(f0[j]), np.float64(f1[j]), np.float64(f2[j]), np.float64(f3[j])
-            a0 += times(u[j], x0)
-            a1 += times(v[j], x0)
-            a2 += times(w[j], x0)
-            a3 += times(z[j], x0)
-            b0 += times(u[j], x1)
-            b1 += times(v[j], x1)
-            b2 += times(w[j], x1)
-            b3 += times(z[j], x1)
-            c0 += times(u[j], x2)
-            c1 += times(v[j], x2)
-            c2 += times(w[j], x2)
-            c3 += times(z[j], x2)
-            d0 += times(u[j], x3)
-            d1 += times(v[j], x3)
-            d2 += times(w[j], x3)
-            d3 += times(z[j], x3)
-        return (a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3)
+# 16 sums and 8 factors stay in 32 vector registers: 0.9 of what the multipliers can do. 8 frames x 2 masks, 2 x 8 and 8 x 4
+# reach half of it.
+@kernel(fastmath=REASSOCIATE)
+def _dot_4x4(u: _Arr, v: _Arr, w: _Arr, z: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr) -> Any:
+    a0, a1, a2, a3, b0, b1, b2, b3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    c0, c1, c2, c3, d0, d1, d2, d3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for j in range(u.size):
+        x0, x1, x2, x3 = np.float64(f0[j]), np.float64(f1[j]), np.float64(f2[j]), np.float64(f3[j])
+        w0, w1, w2, w3 = u[j], v[j], w[j], z[j]
+        a0, a1, a2, a3 = a0 + w0 * x0, a1 + w1 * x0, a2 + w2 * x0, a3 + w3 * x0
+        b0, b1, b2, b3 = b0 + w0 * x1, b1 + w1 * x1, b2 + w2 * x1, b3 + w3 * x1
+        c0, c1, c2, c3 = c0 + w0 * x2, c1 + w1 * x2, c2 + w2 * x2, c3 + w3 * x2
+        d0, d1, d2, d3 = d0 + w0 * x3, d1 + w1 * x3, d2 + w2 * x3, d3 + w3 * x3
+    return (a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3)
 
-    @kernel(fastmath=REASSOCIATE)
-    def dot_1x4(u: _Arr, v: _Arr, w: _Arr, z: _Arr, f: _Arr) -> Any:
-        a, b, c, d = 0.0, 0.0, 0.0, 0.0
-        for j in range(u.size):
-            x = np.float64(f[j])
-            a += times(u[j], x)
-            b += times(v[j], x)
-            c += times(w[j], x)
-            d += times(z[j], x)
-        return a, b, c, d
 
+@kernel(fastmath=REASSOCIATE)
+def _dot_4x4_float(u: _Arr, v: _Arr, w: _Arr, z: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr) -> Any:
+    a0, a1, a2, a3, b0, b1, b2, b3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    c0, c1, c2, c3, d0, d1, d2, d3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for j in range(u.size):
+        x0, x1, x2, x3 = np.float64(f0[j]), np.float64(f1[j]), np.float64(f2[j]), np.float64(f3[j])
+        w0, w1, w2, w3 = u[j], v[j], w[j], z[j]
+        if w0 != 0.0:
+            a0, b0, c0, d0 = a0 + w0 * x0, b0 + w0 * x1, c0 + w0 * x2, d0 + w0 * x3
+        if w1 != 0.0:
+            a1, b1, c1, d1 = a1 + w1 * x0, b1 + w1 * x1, c1 + w1 * x2, d1 + w1 * x3
+        if w2 != 0.0:
+            a2, b2, c2, d2 = a2 + w2 * x0, b2 + w2 * x1, c2 + w2 * x2, d2 + w2 * x3
+        if w3 != 0.0:
+            a3, b3, c3, d3 = a3 + w3 * x0, b3 + w3 * x1, c3 + w3 * x2, d3 + w3 * x3
+    return (a0, a1, a2, a3), (b0, b1, b2, b3), (c0, c1, c2, c3), (d0, d1, d2, d3)
+
+
+def _weigh_many(dot_4x4: Any) -> Any:
     @kernel
-    def weigh_many(tile: _Arr, intensity: _Arr, segments: _Arr, weights: _Arr, offsets: _Arr, row0: int) -> None:
-        sums = intensity.view(np.float64)
-        start, stop = _band(tile, row0)
-        first = _first(segments, start)
-        n = tile.shape[0]
-        for k in range(first, segments.shape[0]):
-            p, q = max(segments[k, 0], start) - start, min(segments[k, 1], stop) - start
-            if segments[k, 0] >= stop:
+    def weigh_many(
+        tile: _Arr, intensity: _Arr, segments: _Arr, firsts: _Arr, weights: _Arr, units: _Arr, offsets: _Arr, row_size: int, row0: int
+    ) -> None:
+        n, start, size = tile.shape[0], row0 * row_size, tile.shape[1] * row_size
+        for k in range(firsts[row0], segments.shape[0]):
+            p, q = segments[k, 0] - start, segments[k, 1] - start
+            if p >= size:
                 break
+            p, q = p if p > 0 else 0, q if q < size else size
             if p >= q:
                 continue
             for m in range(0, weights.shape[0], 4):
-                here = min(4, sums.shape[1] - m)
-                u, v = part_of(weights, m, start + p, start + q), part_of(weights, m + 1, start + p, start + q)
-                w, z = part_of(weights, m + 2, start + p, start + q), part_of(weights, m + 3, start + p, start + q)
+                here = 4 if units.shape[0] - m > 4 else units.shape[0] - m
+                a, b = start + p, start + q
+                u, v = part_of(weights, m, a, b), part_of(weights, m + 1, a, b)
+                w, z = part_of(weights, m + 2, a, b), part_of(weights, m + 3, a, b)
                 i = 0
                 while i + 4 <= n:
                     f0, f1 = part_of(tile, i, p, q), part_of(tile, i + 1, p, q)
@@ -328,22 +298,22 @@ def _weigh_many(times: Any) -> Any:
                     s = dot_4x4(u, v, w, z, f0, f1, f2, f3)
                     for j in range(4):
                         for h in range(here):
-                            sums[i + j, m + h] += s[j][h]
+                            intensity[i + j, (m + h) * intensity.shape[1] // units.shape[0]] += s[j][h] * units[m + h]
                     i += 4
                 while i < n:
-                    r = dot_1x4(u, v, w, z, part_of(tile, i, p, q))
                     for h in range(here):
-                        sums[i, m + h] += r[h]
+                        s = _dot_1(part_of(weights, m + h, a, b), part_of(tile, i, p, q))
+                        intensity[i, (m + h) * intensity.shape[1] // units.shape[0]] += s * units[m + h]
                     i += 1
         if row0 == 0:
             for i in range(n):
-                for m in range(sums.shape[1]):
-                    sums[i, m] -= offsets[m]
+                for m in range(offsets.shape[0]):
+                    intensity[i, m] -= offsets[m]
 
     return weigh_many
 
 
-weigh_many = _weigh_many(_times)
-"""As `weigh_each`, all masks in every segment (column 2 of segments is not used); rows of weights padded to a multiple of 4."""
-weigh_many_float = _weigh_many(_times_where)
+weigh_many = _weigh_many(_dot_4x4)
+"""As `weigh_each`, all rows in every segment (column 2 of segments is not used); rows padded to a multiple of 4."""
+weigh_many_float = _weigh_many(_dot_4x4_float)
 """The same for float frames."""

@@ -12,11 +12,16 @@ _Arr = np.ndarray[Any, Any]
 
 
 @kernel
-def add_squares(tile: _Arr, total: _Arr, squares: _Arr) -> None:
-    """total += sum, squares (uint64) += sum of squares, for integers of 8 and 16 bits and bool; exact below 2**31 frames."""
+def add_squares(tile: _Arr, total: _Arr, squares: _Arr, count: _Arr, row0: int) -> None:
+    """total += sum, squares (uint64) += sum of squares, for integers of 8 and 16 bits and bool; exact below 2**31 frames.
+
+    count += number of frames.
+    """
     t = total.dtype.type
     s, q = total.reshape(-1), squares.reshape(-1)
     n = tile.shape[0]
+    if row0 == 0:
+        count[0] += n
     i = 0
     while i + 8 <= n:
         f0, f1, f2, f3 = flat_of(tile, i), flat_of(tile, i + 1), flat_of(tile, i + 2), flat_of(tile, i + 3)
@@ -38,11 +43,16 @@ def add_squares(tile: _Arr, total: _Arr, squares: _Arr) -> None:
 
 
 @kernel
-def add_squares_wide(tile: _Arr, total: _Arr, squares: _Arr, squares_high: _Arr) -> None:
-    """As `add_squares` for integers of 32 bits: a square is squares + squares_high * 2**32, exact below 2**31 frames."""
+def add_squares_wide(tile: _Arr, total: _Arr, squares: _Arr, squares_high: _Arr, count: _Arr, row0: int) -> None:
+    """As `add_squares` for integers of 32 bits: a square is squares + squares_high * 2**32, exact below 2**31 frames.
+
+    count += number of frames.
+    """
     t = total.dtype.type
     s, q, h = total.reshape(-1), squares.reshape(-1), squares_high.reshape(-1)
     n = tile.shape[0]
+    if row0 == 0:
+        count[0] += n
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     i = 0
     while i + 4 <= n:
@@ -66,18 +76,21 @@ def add_squares_wide(tile: _Arr, total: _Arr, squares: _Arr, squares_high: _Arr)
 
 
 @kernel
-def add_deviations(tile: _Arr, mean: _Arr, deviations: _Arr, seen: Any) -> None:
-    """Running mean and sum of squared deviations from it (float64), after `seen` frames.
+def add_deviations(tile: _Arr, running_mean: _Arr, deviations: _Arr, seen: _Arr, row0: int) -> None:
+    """Running mean and sum of squared deviations from it (float64). seen: frames so far, by detector row.
 
     Groups of 8 frames have their own mean and deviations, merged by eq. 2.1 of doi:10.1080/00031305.1983.10483115.
     """
-    m, d = mean.reshape(-1), deviations.reshape(-1)
+    m, d = running_mean.reshape(-1), deviations.reshape(-1)
     n = tile.shape[0]
+    n_before = seen[row0]
+    for y in range(tile.shape[1]):
+        seen[row0 + y] += n
     i = 0
     while i + 8 <= n:
         f0, f1, f2, f3 = flat_of(tile, i), flat_of(tile, i + 1), flat_of(tile, i + 2), flat_of(tile, i + 3)
         f4, f5, f6, f7 = flat_of(tile, i + 4), flat_of(tile, i + 5), flat_of(tile, i + 6), flat_of(tile, i + 7)
-        before = np.float64(seen + i)
+        before = np.float64(n_before + i)
         share = 8.0 / (before + 8.0)
         weight = before * share
         for j in range(m.size):
@@ -92,7 +105,7 @@ def add_deviations(tile: _Arr, mean: _Arr, deviations: _Arr, seen: Any) -> None:
         i += 8
     while i < n:
         f = flat_of(tile, i)
-        before = np.float64(seen + i)
+        before = np.float64(n_before + i)
         share = 1.0 / (before + 1.0)
         weight = before * share
         for j in range(m.size):

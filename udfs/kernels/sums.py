@@ -24,10 +24,10 @@ REASSOCIATE = {"reassoc", "nsz", "contract"}
 
 
 @kernel
-def add_frames(tile: _Arr, acc: _Arr) -> None:
-    """acc (rows, ...) += sum of the frames, in the dtype of `acc`. Exact while the sum fits into it."""
-    t = acc.dtype.type
-    a = acc.reshape(-1)
+def add_frames(tile: _Arr, sum: _Arr) -> None:
+    """sum (rows, ...) += the frames, in the dtype of `sum`. Exact while it fits into that."""
+    t = sum.dtype.type
+    a = sum.reshape(-1)
     n = tile.shape[0]
     i = 0
     while i + 8 <= n:
@@ -45,7 +45,7 @@ def add_frames(tile: _Arr, acc: _Arr) -> None:
 
 
 @kernel
-def add_totals_narrow(tile: _Arr, total: _Arr) -> None:
+def total_narrow(tile: _Arr, total: _Arr) -> None:
     """total (n, 1) += sum of each frame, for integers of 8 and 16 bits and bool: 32-bit sums of BLOCK pixels, exact."""
     t = total.dtype.type
     for i in range(tile.shape[0]):
@@ -61,7 +61,7 @@ def add_totals_narrow(tile: _Arr, total: _Arr) -> None:
 
 
 @kernel(fastmath=REASSOCIATE)
-def add_totals_wide(tile: _Arr, total: _Arr) -> None:
+def total_wide(tile: _Arr, total: _Arr) -> None:
     """total (n, 1) += sum of each frame, in the dtype of `total`: integers of 32 bits (exact below 2**31 pixels) and floats."""
     t = total.dtype.type
     for i in range(tile.shape[0]):
@@ -139,9 +139,9 @@ def log_of(x: Any) -> Any:
 
 
 @kernel
-def add_logs(tile: _Arr, acc: _Arr) -> None:
-    """acc (rows, ...) += log(frame - min(frame) + 1), for whole frames, float64."""
-    a = acc.reshape(-1)
+def add_logs(tile: _Arr, logsum: _Arr) -> None:
+    """logsum (rows, ...) += log(frame - min(frame) + 1), for whole frames, float64."""
+    a = logsum.reshape(-1)
     for i in range(tile.shape[0]):
         f = flat_of(tile, i)
         low = np.float64(_minimum(f))
@@ -150,9 +150,9 @@ def add_logs(tile: _Arr, acc: _Arr) -> None:
 
 
 @kernel
-def add_logs_by_table(tile: _Arr, acc: _Arr, logs: _Arr) -> None:
+def add_logs_by_table(tile: _Arr, logsum: _Arr, logs: _Arr) -> None:
     """As `add_logs`, for integers of 8 and 16 bits and bool: logs[k] = log(k + 1) for every possible difference."""
-    a = acc.reshape(-1)
+    a = logsum.reshape(-1)
     for i in range(tile.shape[0]):
         f = flat_of(tile, i)
         low = np.int64(_minimum(f))
