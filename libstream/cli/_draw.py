@@ -18,7 +18,7 @@ _UNSEEN = "0.72"
 
 @dataclass(frozen=True)
 class Where:
-    """What the panels of one output share."""
+    """What the panels of one output share. scale: where the values of a profile or histogram lie, from another output."""
 
     title: str
     unit: str
@@ -26,6 +26,20 @@ class Where:
     sig_axes: tuple[Axis, ...]
     valid: _Arr
     cyclic: bool = False
+    scale: tuple[_Arr, str] | None = None
+
+    def along(self, n: int, name: str) -> tuple[_Arr, str]:
+        """Positions of `n` values in a row and the name of their axis: the scale if it has that many, else 0, 1, 2, ..."""
+        at, words = self.scale if self.scale is not None else (np.zeros(0), "")
+        if len(at) == n + 1:  # limits of bins
+            return (at[:-1] + at[1:]) / 2, words
+        return (at, words) if len(at) == n else (np.arange(n), name)
+
+    def limits(self, n: int, name: str) -> tuple[_Arr, str]:
+        """Limits (n + 1,) of `n` bins and the name of their axis."""
+        if self.scale is not None and len(self.scale[0]) == n + 1:
+            return self.scale
+        return np.arange(n + 1) - 0.5, name
 
 
 def scan_image(ax: Any, data: _Arr, valid: _Arr, where: Where) -> None:
@@ -159,11 +173,11 @@ def _scale_bar(ax: Any, width: float, unit: str) -> None:
     ax.text(0.055 + share / 2, 0.082, text, color="white", fontsize=8, ha="center", va="bottom", transform=ax.transAxes)
 
 
-def bars(ax: Any, data: _Arr, name: str, unit: str) -> None:
+def bars(ax: Any, data: _Arr, limits: _Arr, name: str, unit: str) -> None:
     """A histogram: all bins to the last that is not empty, logarithmic where the range asks for it."""
     used = np.flatnonzero(data)
     stop = min(len(data), int(used[-1]) + 2) if used.size else len(data)
-    ax.stairs(data[:stop], np.arange(stop + 1) - 0.5, fill=True, color="C0")
+    ax.stairs(data[:stop], limits[: stop + 1], fill=True, color="C0")
     if used.size and data.max() > 300 * max(1.0, float(np.median(data[used]))):
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.5)
@@ -182,12 +196,11 @@ def line(ax: Any, at: _Arr, data: _Arr, name: str, unit: str) -> None:
     ax.margins(x=0.01)
 
 
-def profile(ax: Any, rows: _Arr, name: str, unit: str) -> None:
+def profile(ax: Any, rows: _Arr, at: _Arr, name: str, unit: str) -> None:
     """Mean profile with the band in which 80 % of the positions lie."""
     if not len(rows) or not np.isfinite(rows).any():
         text("nothing: no position has values")(ax)
         return
-    at = np.arange(rows.shape[1])
     values = np.ma.masked_invalid(rows.astype(np.float64))
     mean = values.mean(axis=0).filled(np.nan)
     some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 20000)).astype(int)].astype(np.float64)

@@ -128,9 +128,9 @@ def _run(outcome: Outcome, source: Any, setup: Setup, options: dict[str, Any], p
             try:
                 result = job.wait(POLL_S)
             except TimeoutError:
-                if job.done:  # an error of the run itself, of a network file system for example
-                    raise
-                if stop.is_set():
+                if job.done:  # just now; or the error of the run is a TimeoutError itself
+                    result = job.wait()
+                elif stop.is_set():
                     raise KeyboardInterrupt from None
         outcome.status = "done"
     except KeyboardInterrupt:

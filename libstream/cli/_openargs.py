@@ -39,10 +39,10 @@ def pair(text: str) -> tuple[float, float]:
 def dtype(text: str) -> str:
     """A dtype as numpy writes it ("u2", ">u2", "uint16", "float32"). Raises ArgumentTypeError."""
     try:
-        kind = np.dtype(text).kind
+        numbers = np.dtype(text).kind in "biufc"
     except TypeError:
-        kind = ""
-    if kind not in "biufc" or not kind:
+        numbers = False
+    if not numbers:
         raise argparse.ArgumentTypeError(f"{text!r} is not a dtype of numbers; write for example u2, >u2, uint16, float32")
     return text
 

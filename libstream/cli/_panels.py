@@ -13,12 +13,14 @@ import numpy as np
 from libstream.cli._draw import Where, bars, frame, label, line, profile, scan_image, text, trace, wheel
 from libstream.model.output import Output
 from libstream.model.ragged import Ragged
-from libstream.model.result import Result
+from libstream.model.result import Outputs, Result
 from libstream.model.source import Axis
 
 _Arr = np.ndarray[Any, Any]
 _MOST_CHANNELS = 6
 """A nav output with at most this many values a position gets a panel for each; with more, a mean profile."""
+_SCALES = ("edges", "radius")
+"""Outputs of one axis that say where the values of their neighbours lie; they become axes, not panels."""
 _TABLE = 24
 """A small array that is no image is written out as numbers up to this size."""
 
@@ -45,7 +47,10 @@ def panels_of(result: Result, key: str, name: str) -> Iterator[Panel]:
     declared = outputs.declared.get(name) or _guess(data, outputs.shape.nav, outputs.shape.sig)
     title = f"{key}: {declared.title or name.replace('_', ' ')}"
     n_nav = len(outputs.shape.nav)
-    where = Where(title, declared.unit, outputs.axes[:n_nav], outputs.axes[n_nav:], result.valid)
+    scale = _scale(outputs, data)
+    if scale is not None and name in _SCALES:
+        return  # it is drawn as the axis of others
+    where = Where(title, declared.unit, outputs.axes[:n_nav], outputs.axes[n_nav:], result.valid, scale=scale)
     if isinstance(data, Ragged):
         counts = np.asarray(data.counts)
         yield from _nav(counts, _but(where, title=f"{title} (records per position)", unit=""))
@@ -57,6 +62,19 @@ def panels_of(result: Result, key: str, name: str) -> Iterator[Panel]:
             yield from _of_kind(data[field], declared.kind, _but(where, title=f"{title}.{field}"), declared)
         return
     yield from _of_kind(data, declared.kind, where, declared)
+
+
+def _scale(outputs: Outputs, data: Any) -> tuple[_Arr, str] | None:
+    """Positions (n,) or limits of bins (n + 1,) of the last axis of `data`, where the UDF has an output that gives them."""
+    for name in _SCALES:
+        at = outputs.get(name)
+        if isinstance(at, np.ndarray) and at.ndim == 1 and at.dtype.kind in "fiu" and len(at) > 1 and np.isfinite(at).all():
+            n = len(at) - (name == "edges")
+            users = [o for other, o in outputs.items() if other not in _SCALES and np.ndim(o) and np.shape(o)[-1] == n]
+            if users and (data is at or (np.ndim(data) and np.shape(data)[-1] == n)):
+                declared = outputs.declared.get(name)
+                return at, label(name.replace("edges", "value"), declared.unit if declared is not None else "")
+    return None
 
 
 def _of_kind(data: _Arr, kind: str, where: Where, declared: Output) -> Iterator[Panel]:
@@ -105,7 +123,8 @@ def _nav(data: _Arr, where: Where, declared: Output | None = None) -> Iterator[P
     elif len(extra) == 1:
         axis_name = declared.axes[-1] if declared is not None and declared.axes else "index"
         rows = data.reshape(-1, extra[0])[where.valid.reshape(-1)]
-        yield Panel(f"{where.title}, mean over positions", lambda ax: profile(ax, rows, axis_name, where.unit))
+        at, axis_name = where.along(extra[0], axis_name)
+        yield Panel(f"{where.title}, mean over positions", lambda ax: profile(ax, rows, at, axis_name, where.unit))
     else:
         seen = data[where.valid]
         mean = seen.mean(axis=0, dtype=np.float64) if len(seen) else np.full(extra, np.nan)
@@ -173,9 +192,11 @@ def _single(data: _Arr, where: Where, declared: Output | None) -> Iterator[Panel
     elif data.ndim == 1:
         name = declared.axes[-1] if declared is not None and declared.axes else "index"
         if data.dtype.kind in "iu":
-            yield Panel(where.title, functools.partial(bars, data=data, name=name, unit=where.unit))
+            limits, name = where.limits(len(data), name)
+            yield Panel(where.title, functools.partial(bars, data=data, limits=limits, name=name, unit=where.unit))
         else:
-            yield Panel(where.title, functools.partial(line, at=np.arange(len(data)), data=data, name=name, unit=where.unit))
+            at, name = where.along(len(data), name)
+            yield Panel(where.title, functools.partial(line, at=at, data=data, name=name, unit=where.unit))
     elif data.ndim == 2:
         as_frame = data.shape == tuple(a.size for a in where.sig_axes)
         axes = where.sig_axes if as_frame else (Axis("row", data.shape[0]), Axis("column", data.shape[1]))

@@ -38,6 +38,7 @@ def figure(result: Result, title: str = "") -> Any:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = [p for key in result for name in result[key] for p in _panels.panels_of(result, key, name)]
     left_out = len(panels) - MAX_PANELS
@@ -47,9 +48,9 @@ def figure(result: Result, title: str = "") -> Any:
     columns = min(len(panels), 1 + math.isqrt(len(panels) - 1))
     rows = math.ceil(len(panels) / columns)
     heights = [_WIDTH * max(p.aspect for p in panels[r * columns : (r + 1) * columns]) + _FURNITURE for r in range(rows)]
-    fig = Figure(figsize=((_WIDTH + _FURNITURE + 0.8) * columns, sum(heights) + 0.5), dpi=110, layout="constrained")
+    fig = Figure(figsize=((_WIDTH + _FURNITURE + 0.8) * columns, sum(heights) + 0.5), dpi=110)
     FigureCanvasAgg(fig)
-    fig.get_layout_engine().set(w_pad=0.12, h_pad=0.06)
+    fig.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.06))
     grid = fig.add_gridspec(rows, columns, height_ratios=heights)
     for number, panel in enumerate(panels):
         panel.draw(fig.add_subplot(grid[divmod(number, columns)]))

@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> int:
     file = _source_of(record, args)
     said: list[str] = []
     udfs = api.rebuild(old, lambda key, entry: _class_of(key, entry, allow_code=args.allow_code, said=said))
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in record["source"].get("open", {}).items()}
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["source"].get("open", {}).items()}
     roi, corrections = api.stored_roi(old), api.stored_corrections(old)
     said += _notes(old, api.open(file, **options), udfs, roi, corrections)
     if not args.json:

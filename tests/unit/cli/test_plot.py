@@ -186,3 +186,19 @@ def test_endings(tmp_path: Path) -> None:
         plot.draw(result, tmp_path / "x.xyz")
     with pytest.raises(SaveError, match="could not be written"):
         plot.draw(result, tmp_path / "nowhere" / "x.png")
+
+
+def test_an_output_that_gives_positions_becomes_the_axis_of_its_neighbours() -> None:
+    result = result_of(
+        (3, 4), (5, 6),
+        profile=(RNG.random((3, 4, 30)), nav("f8", (30,), axes=("ring",))),
+        counts=(RNG.integers(1, 9, 40), single("i8", (40,), axes=("bin",))),
+        other=(RNG.random(55), single("f8", (55,), axes=("order",))),
+        radius=(np.linspace(0, 3, 30), single("f8", (30,), unit="mrad")),
+        edges=(np.linspace(0, 10, 41), single("f8", (41,), unit="counts")),
+    )  # fmt: skip
+    assert titles(result) == ["u: profile, mean over positions", "u: counts", "u: other"]
+    fig = plot.figure(result)
+    assert [ax.get_xlabel() for ax in fig.axes] == ["radius (mrad)", "value (counts)", "order"]
+    np.testing.assert_allclose(fig.axes[0].lines[0].get_xdata(), np.linspace(0, 3, 30))
+    assert fig.axes[1].patches[0].get_data().edges[-1] == 10
