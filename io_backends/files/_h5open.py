@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -124,6 +125,54 @@ def describe(h5: Any, dset: Any) -> H5Dataset:
     )
 
 
+def describe_all(h5: Any, dset: Any) -> tuple[H5Dataset, ...]:
+    """As `describe`; a virtual dataset that only puts others one after the other is taken apart, because HDF5 reads it slowly."""
+    whole = describe(h5, dset)
+    order = sources_in_order(dset)
+    if order is None:
+        return (whole,)
+    parts = []
+    for name, inner, n in order:
+        path = dset.file.filename if name == "." else find_source(dset, name)
+        with opened(path) as other:
+            if inner not in other:
+                raise FormatError(f"{path}: has no dataset {inner}, of which {whole.where} is made. Is it another file of that name?")
+            part = describe(other, other[inner])
+        if part.shape != (n, *whole.shape[1:]) or part.dtype != whole.dtype:
+            return (whole,)
+        parts.append(part)
+    return tuple(parts)
+
+
+def sources_in_order(dset: Any) -> list[tuple[str, str, int]] | None:
+    """(file, dataset, length) of the sources of a virtual dataset, where these are whole datasets joined along the first axis."""
+    import h5py
+
+    if not dset.is_virtual:
+        return None
+    rows = []
+    for space, name, inner, source in dset.virtual_sources():
+        if "%" in name or "%" in inner:
+            return None
+        try:
+            start, stop = space.get_select_bounds()
+            shape = tuple(b - a + 1 for a, b in zip(start, stop, strict=True))
+            if source.get_select_type() != h5py.h5s.SEL_ALL:
+                first, last = source.get_select_bounds()
+                if any(first) or tuple(n + 1 for n in last) != shape or source.get_select_npoints() != math.prod(shape):
+                    return None
+        except (ValueError, RuntimeError):  # without limit
+            return None
+        if any(start[1:]) or shape[1:] != tuple(dset.shape[1:]) or space.get_select_npoints() != math.prod(shape):
+            return None
+        rows.append((int(start[0]), name, inner, shape[0]))
+    rows.sort()
+    ends = [row[0] + row[3] for row in rows]
+    if not rows or [row[0] for row in rows] != [0, *ends[:-1]] or ends[-1] != dset.shape[0]:
+        return None
+    return [row[1:] for row in rows]
+
+
 def unusable(dset: Any) -> str:
     """Why `dset` cannot hold frames, "" where it can."""
     import h5py
@@ -172,25 +221,25 @@ def _direct(dset: Any, dtype: np.dtype[Any]) -> bool:
 
 def _others(dset: Any, path: str) -> tuple[StoredFile, ...]:
     """Files besides `path` that hold pixels. HDF5 fills in for missing ones without a word, so they are looked for."""
-    folder = Path(path).parent
     names: list[str] = []
     if dset.external:
         names = [name for name, _, _ in dset.external]
-        folder = Path(os.environ.get("HDF5_EXTFILE_PREFIX", "").replace("${ORIGIN}", str(folder)) or Path.cwd())
-    elif dset.is_virtual:
-        names = [s.file_name for s in dset.virtual_sources() if s.file_name != "."]
-    out: dict[str, StoredFile] = {}
-    for name in names:
-        if "%" in name:  # a pattern: which files there are is only known while reading
-            continue
-        places = [folder / name]  # an absolute name replaces the folder
-        if dset.is_virtual:
-            places += [Path.cwd() / name, folder / Path(name).name]
-        source = next((p for p in places if p.is_file()), None)
-        if source is None:
-            raise FormatError(f"{path}:{dset.name} keeps its data in {name}, but there is no {places[0]}. Copy that file there too.")
-        out.setdefault(str(source), stat_file(str(source)))
-    return tuple(out.values())
+    elif dset.is_virtual:  # "." is the file itself; a pattern: which files there are is only known while reading
+        names = [s.file_name for s in dset.virtual_sources() if s.file_name != "." and "%" not in s.file_name]
+    return tuple(stat_file(find_source(dset, name)) for name in dict.fromkeys(names))
+
+
+def find_source(dset: Any, name: str) -> str:
+    """Path of a file that `dset` keeps its data in. Raises FormatError where it is missing."""
+    folder = Path(dset.file.filename).parent
+    if dset.external:
+        places = [Path(os.environ.get("HDF5_EXTFILE_PREFIX", "").replace("${ORIGIN}", str(folder)) or Path.cwd()) / name]
+    else:
+        places = [folder / name, Path.cwd() / name, folder / Path(name).name]  # an absolute name replaces the folder
+    for place in places:
+        if place.is_file():
+            return os.path.abspath(place)
+    raise FormatError(f"{dset.file.filename}:{dset.name} keeps its data in {name}, but there is no {places[0]}. Copy that file there too.")
 
 
 def need_filters(found: H5Dataset) -> None:

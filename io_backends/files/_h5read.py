@@ -27,27 +27,33 @@ _GAP_BYTES = 16 * 1024  # chunks this far apart are still read by one call
 _KEEP_BYTES = 64 * 1024 * 1024  # of decoded or compressed chunks that hold more frames than were asked for
 
 
-def opener_of(parts: tuple[H5Dataset, ...], sig_dims: int) -> Opener:
+def opener_of(parts: tuple[H5Dataset, ...], sig_dims: int, every: tuple[int, int] = (0, 1)) -> Opener:
     """The quickest opener for datasets with the same kind of frames, whose frames follow each other.
 
+    every: (first, step): the frames first, first + step, ... of each part are those of a channel.
     Frames that lie in the file as they are give a `FixedLayout`, which can be mapped. Raises NotInstalledError where HDF5 is needed
     for a filter that it does not have.
     """
     flat = [_flat(p, sig_dims) for p in parts]
     strides = {f[1] for f in flat if f is not None}
+    first, step = every
     if all(f is not None for f in flat) and len(strides) == 1:
+        stride = strides.pop()
         files = tuple(
-            replace(p.file, n_frames=_n_frames(p, sig_dims), offset=f[0]) for p, f in zip(parts, flat, strict=True) if f is not None
+            replace(p.file, n_frames=n_frames(p, sig_dims, step), offset=f[0] + first * stride)
+            for p, f in zip(parts, flat, strict=True)
+            if f is not None
         )
-        return FixedLayout(files, parts[0].shape[-sig_dims:], parts[0].dtype, strides.pop())
+        return FixedLayout(files, parts[0].shape[-sig_dims:], parts[0].dtype, step * stride)
     for part in parts:
         if not _by_chunks(part):
             need_filters(part)
-    return H5Layout(parts, sig_dims)
+    return H5Layout(parts, sig_dims, every)
 
 
-def _n_frames(part: H5Dataset, sig_dims: int) -> int:
-    return math.prod(part.shape[:-sig_dims])
+def n_frames(part: H5Dataset, sig_dims: int, step: int = 1) -> int:
+    """Frames of a dataset that holds `step` channels."""
+    return math.prod(part.shape[:-sig_dims]) // step
 
 
 def _by_chunks(part: H5Dataset) -> bool:
@@ -86,10 +92,14 @@ def _frames_per_chunk(part: H5Dataset, sig_dims: int) -> int:
 
 @dataclass(frozen=True)
 class H5Layout:
-    """Frames of several datasets, one after the other (an `Opener`). sig_dims: the last axes of each, which are the frame."""
+    """Frames of several datasets, one after the other (an `Opener`). sig_dims: the last axes of each, which are the frame.
+
+    every: (first, step) of the frames that belong to the channel.
+    """
 
     parts: tuple[H5Dataset, ...]
     sig_dims: int
+    every: tuple[int, int] = (0, 1)
 
     @property
     def sig(self) -> tuple[int, ...]:
@@ -116,7 +126,7 @@ class H5Reader(FrameReader):
 
     def __init__(self, layout: H5Layout) -> None:
         self.layout = layout
-        self._starts = [0, *accumulate(_n_frames(p, layout.sig_dims) for p in layout.parts)]
+        self._starts = [0, *accumulate(n_frames(p, layout.sig_dims, layout.every[1]) for p in layout.parts)]
         self._open: OrderedDict[int, Part] = OrderedDict()
         self._closed = False
         self._part(0)  # a deleted or changed file is noticed now
@@ -173,8 +183,8 @@ class H5Reader(FrameReader):
             raise UsageError(f"{dataset.where}: this reader is closed")
         for file in (dataset.file, *dataset.others):
             verify_path(file)
-        part = ChunkPart(dataset, self.layout.sig_dims) if _by_chunks(dataset) else LibraryPart(dataset, self.layout.sig_dims)
-        self._open[i] = part
+        kind = ChunkPart if _by_chunks(dataset) else LibraryPart
+        part = self._open[i] = kind(dataset, self.layout.sig_dims, self.layout.every)
         if len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)[1].close()
         return part
@@ -183,8 +193,9 @@ class H5Reader(FrameReader):
 class ChunkPart:
     """Reads chunks from the file itself and decodes them without HDF5, hence without its lock."""
 
-    def __init__(self, dataset: H5Dataset, sig_dims: int) -> None:
+    def __init__(self, dataset: H5Dataset, sig_dims: int, every: tuple[int, int]) -> None:
         self.dataset = dataset
+        self.every = every
         shape, chunks = dataset.shape, dataset.chunks
         self.nav, self.nav_chunk = shape[:-sig_dims], chunks[:-sig_dims]
         # a spectrum is an image of one column
@@ -221,11 +232,12 @@ class ChunkPart:
 
     def read(self, first: int, out: _Arr, rows: slice) -> _Arr | None:
         """See `Part`."""
-        n = len(out)
+        n, (offset, step) = len(out), self.every
+        frame = offset + step * np.arange(first, first + n)
         if self.per_chunk == 1:
-            chunk, inner = np.arange(first, first + n), np.zeros(n, np.int64)
+            chunk, inner = frame, np.zeros(n, np.int64)
         else:
-            where = np.unravel_index(np.arange(first, first + n), self.nav) if self.nav else ()
+            where = np.unravel_index(frame, self.nav)
             chunk = np.ravel_multi_index(tuple(w // c for w, c in zip(where, self.nav_chunk, strict=True)), self.nav_grid)
             inner = np.ravel_multi_index(tuple(w % c for w, c in zip(where, self.nav_chunk, strict=True)), self.nav_chunk)
         if self.codec is not None:

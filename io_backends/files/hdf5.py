@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from libstream.ext import DataShape, FrameSource, SourceMeta, UsageError, param
 from libstream.io_backends.files._h5find import axes_of, choose
-from libstream.io_backends.files._h5open import describe, has_signature, opened
+from libstream.io_backends.files._h5open import describe_all, has_signature, opened
 from libstream.io_backends.files._h5read import opener_of
 from libstream.io_backends.files._identity import local_path, source_id
 
@@ -47,18 +47,19 @@ class Hdf5Format:
             raise UsageError(f"{path}: sig_dims is the number of axes of a frame, 1 or 2, got {options.sig_dims}")
         with opened(path) as h5:
             dset, notes = choose(h5, path, options.dataset, options.sig_dims)
-            found = describe(h5, dset)
+            parts = describe_all(h5, dset)
+            stored_shape, dtype = tuple(dset.shape), parts[0].dtype
             axes, more = axes_of(dset, options.sig_dims)
-            vendor: dict[str, Any] = {"dataset": found.name}
+            vendor: dict[str, Any] = {"dataset": dset.name}
             if getattr(h5, "swmr_mode", False):
                 more += ("the file is being written: frames that come later are not seen",)
-        opener = opener_of((found,), options.sig_dims)
-        shape = DataShape(found.shape[: -options.sig_dims], found.shape[-options.sig_dims :])
-        files = [path, *dict.fromkeys(f.path for f in (found.file, *found.others) if f.path != path)]
+        opener = opener_of(parts, options.sig_dims)
+        shape = DataShape(stored_shape[: -options.sig_dims], stored_shape[-options.sig_dims :])
+        files = [path, *dict.fromkeys(f.path for part in parts for f in (part.file, *part.others) if f.path != path)]
         meta = SourceMeta(
             id=source_id(uri, self.name, files),
             shape=shape,
-            dtype=found.dtype.newbyteorder("="),
+            dtype=dtype.newbyteorder("="),
             axes=axes,
             vendor=vendor,
             notes=(*notes, *more),

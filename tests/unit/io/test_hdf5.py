@@ -358,16 +358,48 @@ def test_virtual_and_external_datasets(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, array)
     np.testing.assert_array_equal(read(opened(tmp_path / "a.h5", dataset="linked"))[0], array[2:])
     source = opened(tmp_path / "a.h5", dataset="virtual")
+    assert kind_of(source) == "pieces"  # of the sources, past HDF5
     assert source.meta.id.n_bytes == sum((tmp_path / n).stat().st_size for n in ("a.h5", "part0.h5", "part1.h5"))
     reader = source.opener.open_reader("frames")
+    out = np.empty((1, 8, 8), "u2")
+    reader.read_into(out, Span(0, 1), Region.whole((8, 8)))
     os.unlink(tmp_path / "part1.h5")
     with pytest.raises(SourceChangedError, match=r"part1\.h5"):
-        reader.check()
+        reader.read_into(out, Span(2, 3), Region.whole((8, 8)))
     reader.close()
     with pytest.raises(FormatError, match=r"keeps its data in part1\.h5, but there is no .*Copy that file"):
         opened(tmp_path / "a.h5", dataset="virtual")
     with pytest.raises(FormatError, match=r"linked points to d in part1\.h5, which cannot be opened"):
         opened(tmp_path / "a.h5", dataset="linked")
+
+
+def test_virtual_datasets_that_are_more_than_a_row_of_others(tmp_path: Path) -> None:
+    """Interleaved, cut, or with holes: HDF5 puts them together."""
+    array = pixels((6, 8, 8), "u2")
+    with h5py.File(tmp_path / "part.h5", "w") as h5:
+        h5["d"] = array
+        h5["other"] = array + 1
+    source = h5py.VirtualSource(str(tmp_path / "part.h5"), "d", (6, 8, 8))
+    other = h5py.VirtualSource(str(tmp_path / "part.h5"), "other", (6, 8, 8))
+    layouts = {name: h5py.VirtualLayout((6, 8, 8), "u2") for name in ("part", "hole", "mixed", "bands", "wider")}
+    layouts["part"][0:3] = source[3:6]
+    layouts["part"][3:6] = source[0:3]
+    layouts["hole"][1:6] = source[1:6]
+    layouts["mixed"][0::2] = source[0::2]
+    layouts["mixed"][1::2] = other[1::2]
+    layouts["bands"][:, :4] = source[:, :4]
+    layouts["bands"][:, 4:] = other[:, 4:]
+    layouts["wider"] = h5py.VirtualLayout((6, 8, 8), "u4")
+    layouts["wider"][...] = source
+    with h5py.File(tmp_path / "a.h5", "w") as h5:
+        for name, layout in layouts.items():
+            h5.create_virtual_dataset(name, layout, fillvalue=5)
+    with h5py.File(tmp_path / "a.h5") as h5:
+        expected = {name: h5[name][()] for name in layouts}
+    for name, frames in expected.items():
+        source = opened(tmp_path / "a.h5", dataset=name)
+        assert kind_of(source) == "library", name
+        np.testing.assert_array_equal(read(source)[0], frames)
 
 
 def test_odd_number_types(tmp_path: Path) -> None:
