@@ -29,7 +29,9 @@ def _adapter(cls: type[Any]) -> Any:
         cls.__pydantic_config__ = ConfigDict(extra="forbid", revalidate_instances="always")  # type: ignore[attr-defined]
         try:
             _adapters[cls] = TypeAdapter(cls)
+            dict(_adapters[cls].core_schema)  # newer versions of pydantic put off the error about an unknown type until here
         except (PydanticUserError, SchemaError, NameError) as exc:
+            _adapters.pop(cls, None)
             raise UsageError(
                 f"UDF {cls.__name__}: its parameters cannot be understood ({str(exc).splitlines()[0]}). "
                 "Types of parameters must be defined at the top of a module; arrays are annotated ls.Array"

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, dataclass_transform, get_type_hints
+from typing import Annotated, Any, ClassVar, dataclass_transform, get_args, get_type_hints
 
 import numpy as np
 
@@ -253,11 +253,11 @@ def hints(cls: type[UDF]) -> dict[str, Any]:
 
 
 def per_position_fields(cls: type[UDF]) -> tuple[str, ...]:
-    """Names of the parameters annotated `PerPosition`."""
+    """Names of the parameters annotated `PerPosition` or `PerPosition | None`."""
     names: list[str] = []
     for f in fields(cls):  # type: ignore[arg-type]
         hint = hints(cls).get(f.name)  # type: ignore[arg-type]  # a class is hashable, whatever its instances do
-        if _PerPosition in getattr(hint, "__metadata__", ()):
+        if any(_PerPosition in getattr(h, "__metadata__", ()) for h in (hint, *get_args(hint))):
             names.append(f.name)
     return tuple(names)
 

@@ -31,7 +31,7 @@ class Array:
 
     def __init__(self, data: Any) -> None:
         array = np.array(data.data if isinstance(data, Array) else data)
-        if array.dtype.hasobject:
+        if array.dtype.hasobject or array.dtype.kind not in "biufcV":
             raise TypeError(f"an Array parameter holds numbers, got dtype {array.dtype}")
         array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
         array.setflags(write=False)

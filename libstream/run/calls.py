@@ -90,7 +90,7 @@ class Call:
         self.kind = udf.hook_name()
         self.compiled = isinstance(self.hook, Kernel)
         self.aux_names = per_position_fields(type(udf))
-        self.aux_arrays = {n: self._aux(n) for n in self.aux_names}
+        self.aux_arrays = {n: self._aux(n) for n in self.aux_names if getattr(udf, n) is not None}
         self._dtypes = {n: self._accumulator_dtype(o, partial_frames) for n, o in self.outputs.items()}
         if self.compiled:
             self.args, self._fixed = self._bind_kernel()
@@ -129,7 +129,7 @@ class Call:
         for name in names:
             if name in self.outputs:
                 args.append(Arg(name, self.outputs[name].kind, samples[name]))
-            elif name in self.aux_names:
+            elif name in self.aux_arrays:
                 args.append(Arg(name, "aux", _read_only(self.aux_arrays[name][:1])))
             elif name in ("index", "row0"):
                 args.append(Arg(name, "index" if name == "index" else "row0"))
@@ -278,7 +278,8 @@ class Call:
         puts = [state.arrays[n] for n, o in self.outputs.items() if o.kind == "ragged"]
         fields.update({n: state.arrays[n] for n in self.outputs})
         hook, udf = self.hook, self.udf
-        nothing = Aux({})
+        absent: dict[str, Any] = dict.fromkeys(self.aux_names)
+        nothing = Aux(absent)
         row = k
         for start, stop in block.runs.tolist():
             for i in range(start, stop):
@@ -291,7 +292,7 @@ class Call:
                 try:
                     if self.wants_at:
                         flat = int(index[row - k])
-                        aux = Aux({n: a[flat] for n, a in self.aux_arrays.items()}) if self.aux_arrays else nothing
+                        aux = Aux(absent | {n: a[flat] for n, a in self.aux_arrays.items()}) if self.aux_arrays else nothing
                         hook(udf, data[i], out, At(flat, self.nav, aux))
                     else:
                         hook(udf, data[i], out)
@@ -316,7 +317,7 @@ class Call:
             elif o.kind == "ragged":
                 value.at(k, n)
             out.__dict__[name] = value
-        aux = Aux({name: a[index] for name, a in self.aux_arrays.items()})
+        aux = Aux(dict.fromkeys(self.aux_names) | {name: a[index] for name, a in self.aux_arrays.items()})
         region = Region((band[0], *(0,) * (data.ndim - 2)), (band[1] - band[0], *data.shape[2:]))
         tile = Tile(data[start:stop], index, region, self.nav, aux)
         try:

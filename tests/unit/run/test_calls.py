@@ -344,3 +344,19 @@ def test_a_partition_beyond_the_plan_is_refused() -> None:
     with pytest.raises(UsageError, match="partition 0 has 9 positions, the plan allows 8"):
         work.process(Partition(0, np.array([[0, 9]])), CancelFlag())
     assert KEY in work.channels[0].udfs
+
+
+class MaybeShifted(ls.UDF):
+    shift: ls.PerPosition | None = None
+
+    def outputs(self) -> dict[str, ls.Output]:
+        return {"value": ls.nav("f8")}
+
+    def process_frame(self, frame: Any, out: Any, at: Any) -> None:
+        out.value[...] = -1.0 if at.aux.shift is None else at.aux.shift
+
+
+def test_a_per_position_parameter_may_be_left_out() -> None:
+    shift = np.random.default_rng(0).random((2, 3))
+    assert (run(MaybeShifted())["value"] == -1.0).all()
+    assert np.array_equal(run(MaybeShifted(shift=shift))["value"], shift)
