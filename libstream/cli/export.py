@@ -108,12 +108,20 @@ def binned(frames: _Arr, factor: int, dtype: np.dtype[Any]) -> _Arr:
     """Sums over factor × factor pixels (factor on a spectrum) of frames (n, *sig), in `dtype`; a rest at the end is left out."""
     if factor == 1:
         return np.ascontiguousarray(frames, dtype)
-    sig = frames.shape[1:]
-    kept = tuple(n // factor for n in sig)
-    cut = frames[(slice(None), *(slice(0, n * factor) for n in kept))]
-    blocks = cut.reshape(len(frames), *(part for n in kept for part in (n, factor)))
-    wide = np.float64 if dtype.kind == "f" else np.complex128 if dtype.kind == "c" else dtype
-    return blocks.sum(axis=tuple(range(2, blocks.ndim, 2)), dtype=wide).astype(dtype, copy=False)
+    kept = tuple(n // factor for n in frames.shape[1:])
+    wide = np.dtype(np.float64 if dtype.kind == "f" else np.complex128 if dtype.kind == "c" else dtype)
+    out = np.empty((len(frames), *kept), dtype)
+    at_once = max(1, 2**20 // max(1, math.prod(frames.shape[1:]) * wide.itemsize))  # sums of rows stay in cache for those of columns
+    for first in range(0, len(frames), at_once):
+        part = frames[first : first + at_once]
+        for axis, n in enumerate(kept, 1):
+            every = [part[(slice(None),) * axis + (slice(k, n * factor, factor),)] for k in range(factor)]
+            total = every[0].astype(wide)
+            for one in every[1:]:
+                np.add(total, one, out=total, casting="same_kind")
+            part = total
+        out[first : first + at_once] = part
+    return out
 
 
 def pieces(nav: tuple[int, ...], most: int) -> Iterator[tuple[Any, int]]:

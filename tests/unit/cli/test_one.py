@@ -51,7 +51,7 @@ class FakeJob:
 
 def run(monkeypatch: pytest.MonkeyPatch, job: FakeJob, stop: bool = False) -> Outcome:
     class Source:
-        class meta:  # noqa: N801
+        class meta:
             notes = ()
 
     monkeypatch.setattr(_one.api, "open", lambda file, **options: Source)
