@@ -12,6 +12,9 @@ import numpy as np
 from libstream.ext import UDF, Coverage, Kernel, Output, ParameterError, Quantity, nav, param, single
 from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, radius_map
 from libstream.udfs.kernels.rings import ring_sums, ring_waves
+from libstream.udfs.kernels.shares import ring_shares
+
+_Arr = np.ndarray[Any, Any]
 
 _MOST_RINGS = 1 << 16
 _SUBPIXELS = 8
@@ -102,34 +105,29 @@ class RadialProfile(UDF):
         return self._rings_at(radius_map(frame_shape(self), self.origin))
 
     @functools.cached_property
-    def _shares(self) -> tuple[Any, Any, Any]:
-        """(flat pixel, ring, weight) of each share, by pixel and ring."""
+    def _shares(self) -> tuple[_Arr, _Arr, _Arr]:
+        """(where the shares of each flat pixel begin, ring of each share, weight of each share)."""
         ny, nx = shape = frame_shape(self)
-        size, n = ny * nx, self.n_rings + 1
         if not self.antialias:
-            flat = self.ring_of.reshape(-1).astype(np.int64)
-            pixels = np.flatnonzero(flat < self.n_rings)
-            return pixels, flat[pixels], np.ones(len(pixels))
-        keys = []
-        offsets = (np.arange(_SUBPIXELS) + 0.5) / _SUBPIXELS - 0.5
-        for dy in offsets:
-            for dx in offsets:
-                ring = self._rings_at(radius_map(shape, (self.origin[0] - dy, self.origin[1] - dx)))
-                keys.append(np.arange(size) * n + ring.reshape(-1))
-        key, hits = np.unique(np.concatenate(keys), return_counts=True)
-        inside = key % n < self.n_rings
-        return key[inside] // n, key[inside] % n, hits[inside] / _SUBPIXELS**2
+            flat = self.ring_of.reshape(-1)
+            inside = flat < self.n_rings
+            first = np.concatenate([[0], np.cumsum(inside)]).astype(np.int64)
+            return first, flat[inside], np.ones(int(first[-1]))
+        first, none = np.empty(ny * nx + 1, np.int64), np.empty(0, np.uint32)
+        ring_shares.cached(shape, self.origin, self.edges, _SUBPIXELS, first, none, none)
+        rings, hits = np.empty(first[-1], np.uint32), np.empty(first[-1], np.uint32)
+        ring_shares.cached(shape, self.origin, self.edges, _SUBPIXELS, first, rings, hits)
+        return first, rings, hits / _SUBPIXELS**2
 
     @functools.cached_property
     def first(self) -> Any:
         """Where the shares of each flat pixel begin, and after the last one end; int64 (ny * nx + 1,)."""
-        ny, nx = frame_shape(self)
-        return np.searchsorted(self._shares[0], np.arange(ny * nx + 1)).astype(np.int64)
+        return self._shares[0]
 
     @functools.cached_property
     def rings(self) -> Any:
         """Ring of each share; uint32."""
-        return self._shares[1].astype(np.uint32)
+        return self._shares[1]
 
     @functools.cached_property
     def weights(self) -> Any:
@@ -140,8 +138,7 @@ class RadialProfile(UDF):
     def spans(self) -> Any:
         """Part [start, stop) of each row that is in any ring; int64 (ny, 2)."""
         ny, nx = frame_shape(self)
-        inside = np.zeros((ny, nx), bool)
-        inside.reshape(-1)[self._shares[0]] = True
+        inside = (np.diff(self.first) > 0).reshape(ny, nx)
         any_in = inside.any(axis=1)
         start, stop = inside.argmax(axis=1), nx - inside[:, ::-1].argmax(axis=1)
         return np.stack([np.where(any_in, start, 0), np.where(any_in, stop, 0)], axis=1).astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from libstream.ext import kernel
+from libstream.ext import flat_of, kernel
 
 
 @kernel
@@ -13,5 +13,7 @@ def pick_frame(frame: Any, picked: Any, index: int, wanted: Any) -> int:
     if not wanted[index]:
         return 0
     if picked.shape[0] > 0:
-        picked[0] = frame
+        into = flat_of(picked, 0)
+        for i, value in enumerate(frame.flat):  # picked[0] = frame would take seconds to compile
+            into[i] = value
     return 1

@@ -10,45 +10,34 @@ from libstream.ext import kernel
 
 
 @kernel
-def _before(a: Any, b: Any) -> bool:
-    """Order of peaks: brightest first, then by y, then by x. Total, so that sorting has one outcome."""
-    if a["value"] != b["value"]:
-        return a["value"] > b["value"]
-    if a["y"] != b["y"]:
-        return a["y"] < b["y"]
-    return a["x"] < b["x"]
+def _sort(values: Any, order: Any) -> None:
+    """Fill `order` with 0, 1, ... sorted by values, largest first, equal ones by number: a total order, so that sorting has one outcome.
 
-
-@kernel
-def _swap(peaks: Any, i: int, j: int) -> None:
-    y, x, value = peaks[i]["y"], peaks[i]["x"], peaks[i]["value"]
-    peaks[i]["y"], peaks[i]["x"], peaks[i]["value"] = peaks[j]["y"], peaks[j]["x"], peaks[j]["value"]
-    peaks[j]["y"], peaks[j]["x"], peaks[j]["value"] = y, x, value
-
-
-@kernel
-def _sift(peaks: Any, root: int, n: int) -> None:
-    """Let peaks[root] sink in a heap of n that has the last of the order on top."""
-    while True:
-        child = 2 * root + 1
-        if child >= n:
-            return
-        if child + 1 < n and _before(peaks[child], peaks[child + 1]):
-            child += 1
-        if not _before(peaks[root], peaks[child]):
-            return
-        _swap(peaks, root, child)
-        root = child
-
-
-@kernel
-def _sort(peaks: Any, n: int) -> None:
-    """Heap sort of the first n peaks, in place."""
-    for root in range(n // 2 - 1, -1, -1):
-        _sift(peaks, root, n)
-    for last in range(n - 1, 0, -1):
-        _swap(peaks, 0, last)
-        _sift(peaks, 0, last)
+    Heap sort: the heap has the last of the order on top.
+    """
+    n = order.shape[0]
+    for i in range(n):
+        order[i] = i
+    root, end = n // 2, n
+    while end > 1:
+        if root > 0:  # build the heap from its leaves up, ...
+            root -= 1
+        else:  # ... then take its top away, again and again
+            end -= 1
+            order[0], order[end] = order[end], order[0]
+        moving, at = order[root], root
+        while 2 * at + 1 < end:
+            child = 2 * at + 1
+            if child + 1 < end:
+                a, b = order[child], order[child + 1]
+                if values[a] > values[b] or (values[a] == values[b] and a < b):
+                    child += 1
+            below = order[child]
+            if values[below] > values[moving] or (values[below] == values[moving] and below < moving):
+                break
+            order[at] = below
+            at = child
+        order[at] = moving
 
 
 @kernel
@@ -60,36 +49,6 @@ def _is_maximum(frame: Any, y: int, x: int) -> bool:
             if (j != y or i != x) and not v > frame[j, i]:
                 return False
     return True
-
-
-@kernel
-def _thin(peaks: Any, n: int, shape: tuple[int, int], distance: float) -> int:
-    """Keep the peaks that have no kept one before them closer than `distance`; returns how many. In place.
-
-    Kept peaks hang in chains at the cells of a grid that is as wide as the distance, so that nine cells hold all that can be too close.
-    """
-    cell = max(1, int(np.ceil(distance)))
-    head = np.full((shape[0] // cell + 3, shape[1] // cell + 3), np.int32(-1), np.int32)
-    chain = np.empty(n, np.int32)
-    kept = 0
-    for k in range(n):
-        y, x = np.int64(peaks[k]["y"]), np.int64(peaks[k]["x"])
-        cy, cx = y // cell + 1, x // cell + 1
-        free = True
-        for j in range(cy - 1, cy + 2):
-            for i in range(cx - 1, cx + 2):
-                other = head[j, i]
-                while other >= 0 and free:
-                    dy, dx = float(peaks[other]["y"] - y), float(peaks[other]["x"] - x)
-                    free = not dy * dy + dx * dx < distance * distance
-                    other = chain[other]
-        if free:
-            if kept != k:
-                _swap(peaks, kept, k)
-            chain[kept] = head[cy, cx]
-            head[cy, cx] = kept
-            kept += 1
-    return kept
 
 
 @kernel
@@ -111,7 +70,36 @@ def local_maxima(frame: Any, peaks: Any, threshold: float, distance: float, edge
                 n += 1
     if n > room:
         return n
-    _sort(peaks, n)
-    if distance > 2.0 and n > 1:  # strict maxima are never direct neighbours
-        n = _thin(peaks, n, (ny, nx), distance)
-    return min(n, max_peaks) if max_peaks > 0 else n
+    ys, xs, values, order = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, frame.dtype), np.empty(n, np.int64)
+    for k in range(n):
+        ys[k], xs[k], values[k] = peaks[k]["y"], peaks[k]["x"], peaks[k]["value"]
+    _sort(values, order)
+
+    # Kept peaks hang in chains at the cells of a grid as wide as the distance, so that nine cells hold all that can be too
+    # close. Strict maxima are never direct neighbours, so a distance up to 2 asks for nothing.
+    thin = distance > 2.0
+    cell = max(1, int(np.ceil(distance)))
+    rows, columns = (ny // cell + 3, nx // cell + 3) if thin and n > 1 else (0, 0)
+    head, chain = np.empty(rows * columns, np.int64), np.empty(n, np.int64)
+    for c in range(rows * columns):
+        head[c] = -1
+    kept = 0
+    for k in range(n):
+        y, x = ys[order[k]], xs[order[k]]
+        free = True
+        if rows > 0:
+            at = (y // cell + 1) * columns + x // cell + 1
+            for c in range(9):
+                other = head[at + (c // 3 - 1) * columns + c % 3 - 1]
+                while other >= 0 and free:
+                    dy, dx = float(ys[other] - y), float(xs[other] - x)
+                    free = not dy * dy + dx * dx < distance * distance
+                    other = chain[other]
+            if free:
+                chain[order[k]], head[at] = head[at], order[k]
+        if free:
+            peaks[kept]["y"], peaks[kept]["x"], peaks[kept]["value"] = y, x, values[order[k]]
+            kept += 1
+            if kept == max_peaks:
+                break
+    return kept

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from libstream.ext import frame_of, kernel
+from libstream.ext import flat_of, kernel, part_of
 
 # Four frames share each look-up of a pixel's ring, and their four sums lie side by side, so that one vector addition
 # serves them all: 5.2 GB/s per core for uint16 and rings of 1 px; one frame at a time 0.9 to 1.6, pixels gathered
@@ -21,19 +21,22 @@ def ring_sums(tile: Any, sums: Any, row0: int, ring_of: Any, spans: Any, narrow:
     a signed one for a count from the end). spans: int64 (rows, 2), part of each
     row outside of which there is no ring. narrow: empty array of the dtype in which a ring's pixels can be added up.
     """
-    n, ny, n_rings = tile.shape[0], tile.shape[1], sums.shape[1]
+    n, ny, nx, n_rings = tile.shape[0], tile.shape[1], tile.shape[2], sums.shape[1]
     cast, wide = narrow.dtype.type, sums.dtype.type
     four = np.zeros((n_rings + 1, 4), narrow.dtype)
     i = 0
     while i + 4 <= n:
-        frame_a, frame_b, frame_c, frame_d = frame_of(tile, i), frame_of(tile, i + 1), frame_of(tile, i + 2), frame_of(tile, i + 3)
-        four[:] = cast(0)
+        for k in range(n_rings + 1):
+            for q in range(4):
+                four[k, q] = cast(0)
         for y in range(ny):
             start, stop = spans[y + row0, 0], spans[y + row0, 1]
-            a, b, c, d = frame_a[y, start:stop], frame_b[y, start:stop], frame_c[y, start:stop], frame_d[y, start:stop]
-            ring = ring_of[y + row0, start:stop]
+            first, last = y * nx + start, y * nx + stop
+            a, b = part_of(tile, i, first, last), part_of(tile, i + 1, first, last)
+            c, d = part_of(tile, i + 2, first, last), part_of(tile, i + 3, first, last)
+            ring = part_of(ring_of, y + row0, start, stop)
             for x in range(stop - start):
-                s = four[ring[x]]
+                s = flat_of(four, ring[x])
                 s[0] = cast(s[0] + cast(a[x]))
                 s[1] = cast(s[1] + cast(b[x]))
                 s[2] = cast(s[2] + cast(c[x]))
@@ -44,11 +47,11 @@ def ring_sums(tile: Any, sums: Any, row0: int, ring_of: Any, spans: Any, narrow:
         i += 4
     one = np.zeros(n_rings + 1, narrow.dtype)
     while i < n:
-        frame = frame_of(tile, i)
-        one[:] = cast(0)
+        for k in range(n_rings + 1):
+            one[k] = cast(0)
         for y in range(ny):
             start, stop = spans[y + row0, 0], spans[y + row0, 1]
-            row, ring = frame[y, start:stop], ring_of[y + row0, start:stop]
+            row, ring = part_of(tile, i, y * nx + start, y * nx + stop), part_of(ring_of, y + row0, start, stop)
             for x in range(stop - start):
                 one[ring[x]] = cast(one[ring[x]] + cast(row[x]))
         for k in range(n_rings):
@@ -67,16 +70,25 @@ def ring_waves(tile: Any, sums: Any, waves: Any, row0: int, spans: Any, first: A
     four = np.zeros((n_rings, 1 + 2 * n_waves, 4))
     for i in range(0, n, 4):
         last = n - 1  # at the end of a tile the last frame stands in for those that are not there
-        frame_a, frame_b = frame_of(tile, i), frame_of(tile, min(i + 1, last))
-        frame_c, frame_d = frame_of(tile, min(i + 2, last)), frame_of(tile, min(i + 3, last))
-        four[:] = 0.0
+        ib, ic, id = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+        for r in range(n_rings):
+            for k in range(1 + 2 * n_waves):
+                for q in range(4):
+                    four[r, k, q] = 0.0
         for y in range(ny):
             start, stop = spans[y + row0, 0], spans[y + row0, 1]
-            row_a, row_b, row_c, row_d = frame_a[y, start:stop], frame_b[y, start:stop], frame_c[y, start:stop], frame_d[y, start:stop]
-            turn, share = direction[y + row0, start:stop], first[(y + row0) * nx + start : (y + row0) * nx + stop + 1]
+            p0, p1 = y * nx + start, y * nx + stop
+            row_a, row_b, row_c, row_d = (
+                part_of(tile, i, p0, p1),
+                part_of(tile, ib, p0, p1),
+                part_of(tile, ic, p0, p1),
+                part_of(tile, id, p0, p1),
+            )
+            turn = part_of(direction, y + row0, 2 * start, 2 * stop)
+            share = first[(y + row0) * nx + start : (y + row0) * nx + stop + 1]
             for x in range(stop - start):
                 a, b, c, d = float(row_a[x]), float(row_b[x]), float(row_c[x]), float(row_d[x])
-                turn_re, turn_im = turn[x, 0], -turn[x, 1]
+                turn_re, turn_im = turn[2 * x], -turn[2 * x + 1]
                 for e in range(share[x], share[x + 1]):
                     into = four[rings[np.uintp(e)]]
                     re, im = weights[np.uintp(e)], 0.0

@@ -55,7 +55,8 @@ def _collect(tally: Any, counts: Any, outside: Any) -> None:
         outside[2] += tally[q, n + 2]
         for k in range(n):
             counts[k] += tally[q, k + 1]
-    tally[:] = np.uint32(0)
+        for k in range(n + 3):
+            tally[q, k] = np.uint32(0)
 
 
 @kernel
@@ -83,7 +84,7 @@ def frame_counts_by_table(tile: Any, counts: Any, outside: Any, frame_counts: An
     for i in range(tile.shape[0]):
         _by_table(frame_of(tile, i), table, lowest, tally)
         for k in range(counts.shape[0]):
-            frame_counts[i, k] += np.uint32(tally[:, k + 1].sum())
+            frame_counts[i, k] += tally[0, k + 1] + tally[1, k + 1] + tally[2, k + 1] + tally[3, k + 1]
         _collect(tally, counts, outside)
 
 
@@ -94,5 +95,5 @@ def frame_counts_by_edges(tile: Any, counts: Any, outside: Any, frame_counts: An
     for i in range(tile.shape[0]):
         _by_edges(frame_of(tile, i), edges, tally)
         for k in range(counts.shape[0]):
-            frame_counts[i, k] += np.uint32(tally[:, k + 1].sum())
+            frame_counts[i, k] += tally[0, k + 1] + tally[1, k + 1] + tally[2, k + 1] + tally[3, k + 1]
         _collect(tally, counts, outside)
