@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from libstream import api
-from libstream.cli.command import duration, n_of, one_line, size
+from libstream.cli.command import as_options, duration, n_of, one_line, size
 from libstream.cli.progress import Progress
 from libstream.cli.recipe import Recipe
 from libstream.errors import CancelledError, FormatError, LibstreamError
@@ -78,7 +78,7 @@ def process(outcome: Outcome, setup: Setup, progress: Progress, stop: threading.
 def _process(outcome: Outcome, setup: Setup, progress: Progress, stop: threading.Event) -> None:
     source = api.open(outcome.file, **setup.recipe.open)
     for note in source.meta.notes:
-        progress.message(f"libstream: note: {outcome.file}: {note}")
+        progress.message(f"libstream: note: {outcome.file}: {as_options(note)}")
     options = {"roi": setup.roi, "corrections": setup.corrections}
     if setup.resume and outcome.output is not None and outcome.output.exists():
         why = _unfinished(outcome.output, source, setup, options)

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,7 +111,33 @@ def one_line(exc: BaseException) -> str:
         text = str(exc.args[0])
     else:
         text = str(exc)
-    return " ".join(text.split()) or type(exc).__name__
+    return as_options(" ".join(text.split())) or type(exc).__name__
+
+
+_FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("format", "scan", "frame", "dtype", "dataset", "channel", "sync_offset", "scan_step", "pixel", "centre", "executor", "roi")
+} | {"rotation_deg": "--rotation"}
+_CALL = re.compile(r"\bls\.\w+\([^()]*(?:\([^()]*\)[^()]*)*\)")
+_ARGUMENT = re.compile(rf"(?<![\w.\[-])({'|'.join(_FLAGS)})=(?:\(([\d,. ]+)\)|'([^']*)'|([-\w./]*\w))?")
+
+
+def as_options(text: str) -> str:
+    """A message of the library in the words of the command line: "pass scan=(2, 4)" becomes "pass --scan 2,4". Calls stay."""
+
+    def flag(match: re.Match[str]) -> str:
+        numbers, quoted, word = match[2], match[3], match[4]
+        if numbers is not None:
+            value = ",".join(part.strip() for part in numbers.split(",") if part.strip())
+        else:
+            value = f"'{quoted}'" if quoted is not None and not quoted.isalnum() else quoted if quoted is not None else word
+        return f"{_FLAGS[match[1]]} {value}" if value else _FLAGS[match[1]]
+
+    out, done = [], 0
+    for call in _CALL.finditer(text):
+        out += [_ARGUMENT.sub(flag, text[done : call.start()]), call[0]]
+        done = call.end()
+    return "".join([*out, _ARGUMENT.sub(flag, text[done:])])
 
 
 def n_of(count: int, what: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from libstream import api
 from libstream.cli._one import statistics
 from libstream.cli._openargs import add_open_arguments, open_options
-from libstream.cli.command import OK, Command, jsonable, n_of, say, say_json, size
+from libstream.cli.command import OK, Command, as_options, jsonable, n_of, say, say_json, size
 from libstream.errors import FormatError
 
 _EXAMPLES = """\
@@ -80,7 +80,7 @@ def _say_source(file: str, source: Any, *, everything: bool) -> None:
         ("format", meta.id.kind),
         ("shape", f"{meta.shape}  = {n_of(meta.shape.n_positions, 'position')} of {' × '.join(map(str, meta.shape.sig))} pixels"),
         ("dtype", str(meta.dtype)),
-        ("size", f"{size(meta.n_bytes)} as frames, {size(meta.id.n_bytes)} in the file"),
+        ("size", f"{size(meta.n_bytes)} as frames" + (f", {size(meta.id.n_bytes)} in the file" if "://" not in file else "")),
     ]
     if meta.n_frames != meta.shape.n_positions:
         rows.append(("frames", f"{meta.n_frames:,} in the file"))
@@ -106,7 +106,7 @@ def _say_source(file: str, source: Any, *, everything: bool) -> None:
         if len(shown) < len(vendor):
             say(f"    ... and {len(vendor) - len(shown)} more (--all)")
     for note in meta.notes:
-        say(f"  note: {note}")
+        say(f"  note: {as_options(note)}")
 
 
 def _axis(axis: Any) -> str:

@@ -39,7 +39,7 @@ def test_info_json(cli: Any, folder: Path) -> None:
 
 def test_info_says_what_is_missing(cli: Any, folder: Path, data: np.ndarray) -> None:
     np.save("stack.npy", data.reshape(30, 8, 10))
-    assert "note: 30 frames in a row: pass scan=(5, 6) if they are a scan" in cli("info", "stack.npy").out
+    assert "note: 30 frames in a row: pass --scan 5,6 if they are a scan" in cli("info", "stack.npy").out
 
 
 def test_info_of_a_result(cli: Any, folder: Path) -> None:

@@ -196,4 +196,4 @@ def test_plot(cli: Any, folder: Path) -> None:
 
 def test_notes_of_the_source_are_said(cli: Any, folder: Path, data: np.ndarray) -> None:
     np.save("stack.npy", data.reshape(30, 8, 10))
-    assert "libstream: note: stack.npy: 30 frames in a row: pass scan=(5, 6)" in cli("run", "stack.npy", "--udf", "bright.py:Bright").err
+    assert "libstream: note: stack.npy: 30 frames in a row: pass --scan 5,6" in cli("run", "stack.npy", "--udf", "bright.py:Bright").err
