@@ -155,7 +155,9 @@ def size(n_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for humans: "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    """Seconds for humans: "33 ms", "4.2 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 3600:

@@ -42,7 +42,9 @@ def test_size(n_bytes: float, text: str) -> None:
     assert size(n_bytes) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.02, "0.0 s"), (9.94, "9.9 s"), (42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.02, "20 ms"), (0.0996, "0.1 s"), (9.94, "9.9 s"), (42, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
