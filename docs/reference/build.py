@@ -28,34 +28,46 @@ PLAIN = (bool, int, float, complex, str, bytes, tuple, type(None))
 METHODS_OF = ("Job", "Result", "Coverage", "Ragged", "UDF", "Corrections", "Quantity", "Array")
 
 
+BLOCK = re.compile(r"(Args|Raises|Returns|Outputs?|Hooks)\b[^:]*:")
+ITEM = re.compile(r"([\w*]+(?:, \w+)*): (\S.*)")
+NEXT_ITEM = re.compile(r"(?<=[.;]) (?=[a-z_]\w*(?:, [a-z_]\w*)*: )")
+
+
+def ends(out: list[str]) -> bool:
+    """Whether the last line ends a sentence, so that `word:` after it is no part of one."""
+    return not out or not out[-1] or out[-1].endswith((".", ":", ")"))
+
+
 def markdown(doc: str | None) -> str:
-    """A docstring as Markdown: `Args:` and `Raises:` blocks, and rows `name: text`, become lists."""
-    text = inspect.cleandoc(doc or "").strip()
+    """A docstring as Markdown: blocks such as `Args:`, and rows `name: text`, become lists, with what belongs to an item behind it."""
     out: list[str] = []
+    item: int | None = None  # indentation of the items of the list that goes on
     in_block = False
-    for line in text.splitlines():
-        if re.fullmatch(r"(Args|Raises|Returns|Attributes|Outputs)\b[^:]*:", line):
-            out += ["", f"**{line.removesuffix(':')}**", ""]
-            in_block = True
-        elif in_block and line.startswith("    ") and not line.startswith("     "):
-            name, sign, rest = line.strip().partition(": ")
-            out.append(f"- `{name}`: {rest}" if sign else f"- {line.strip()}")
-        elif in_block and line.startswith("     "):
-            out.append(f"  {line.strip()}")
-        elif re.match(r"[a-z_]+(, [a-z_]+)*: \S", line) and len(line.partition(":")[0]) < 60:
-            if out and out[-1] and not out[-1].startswith(("- ", "  ")):
+    for line in inspect.cleandoc(doc or "").splitlines():
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        if not text:
+            out.append("")
+            item = None
+        elif BLOCK.fullmatch(text):
+            out += ["", f"**{text.removesuffix(':')}**", ""]
+            item, in_block = None, True
+        elif item is not None and (indent > item or not out[-1].endswith((".", ";", ":", ")"))):
+            out[-1] += f" {text}"
+        elif (m := ITEM.fullmatch(text)) and (in_block or (m[1][0].islower() and ends(out))):
+            if item is None and out and out[-1]:
                 out.append("")
-            name, _, rest = line.partition(": ")
-            out.append(f"- `{name}`: {rest}")
+            item = indent
+            out.append(f"- `{m[1]}`: {m[2]}")
         else:
-            in_block = in_block and not line.strip()
-            if line.startswith("    ") and out and out[-1].startswith(("- ", "  ")):
-                out.append(f"  {line.strip()}")
-            else:
-                if out and out[-1].startswith(("- ", "  ")) and line.strip() and not line.startswith(" "):
-                    out.append("")
-                out.append(line)
-    return "\n".join(out).strip() + "\n"
+            if item is not None:
+                out.append("")
+            item, in_block = None, in_block and indent > 0
+            out.append(f"- {text}" if in_block else line)
+    rows: list[str] = []
+    for line in out:
+        first, *more = NEXT_ITEM.split(line) if line.startswith("- `") else [line]
+        rows += [first, *(f"- `{name}`: {text}" for name, _, text in (m.partition(": ") for m in more))]
+    return "\n".join(rows).strip() + "\n"
 
 
 def signature(thing: Any, name: str) -> str:
