@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -122,8 +123,8 @@ def _shape(name: str, given: Any) -> tuple[int, ...]:
     if isinstance(given, (int, np.integer)):
         given = (given,)
     try:
-        shape = tuple(int(n) for n in given)
-    except (TypeError, ValueError):
+        shape = tuple(operator.index(n) for n in given)
+    except TypeError:
         raise UsageError(f"{name} must be a tuple of sizes such as (256, 256), got {given!r}") from None
     if any(n < 1 for n in shape):
         raise ShapeError(f"{name} {shape}: sizes must be >= 1")
@@ -141,7 +142,7 @@ def _described(
     nav, n = meta.shape.nav, meta.n_frames
     notes = list(meta.notes)
     if scan is not None:
-        nav = _shape("scan", scan) if scan != () else ()
+        nav = _shape("scan", scan) if np.size(scan) else ()
         count = math.prod(nav)
         if count != n and sync_offset is None:
             raise ShapeError(
@@ -208,9 +209,12 @@ class _View(FrameSource):
     """A format's source with the scan and frame shapes, calibration and sync that the user gave."""
 
     def __init__(self, base: FrameSource, meta: SourceMeta) -> None:
-        reframed = meta.shape.sig != base.meta.shape.sig
-        super().__init__(meta, _Reframed(base.opener, meta.shape.sig, base.meta.shape.sig) if reframed else base.opener, base.channel_name)
-        self.base = base
+        opener, stored = base.opener, base.meta.shape.sig
+        if meta.shape.sig != stored:
+            alike = tuple(c for c in meta.channels if base.channel_meta(c).shape.sig == stored)
+            opener = _Reframed(opener, meta.shape.sig, stored, alike)
+        super().__init__(meta, opener, base.channel_name)
+        self.base, self.described = base, meta
 
     def partitions(self, planned: Iterable[Partition]) -> Iterator[Partition]:
         return self.base.partitions(planned)
@@ -218,9 +222,10 @@ class _View(FrameSource):
     def channel_meta(self, name: str) -> SourceMeta:
         m = self.base.channel_meta(name)
         if m.shape.sig == self.base.meta.shape.sig:
-            return self.meta.with_(dtype=m.dtype, vendor=m.vendor)
-        shape = DataShape(self.meta.shape.nav, m.shape.sig)
-        return self.meta.with_(shape=shape, axes=(*self.meta.nav_axes, *m.sig_axes), dtype=m.dtype, centre=m.centre, vendor=m.vendor)
+            return self.described.with_(dtype=m.dtype, vendor=m.vendor)
+        shape = DataShape(self.described.shape.nav, m.shape.sig)
+        axes = (*self.described.nav_axes, *m.sig_axes)
+        return self.described.with_(shape=shape, axes=axes, dtype=m.dtype, centre=m.centre, vendor=m.vendor)
 
     def channel(self, name: str) -> FrameSource:
         other = copy.copy(super().channel(name))
@@ -230,14 +235,16 @@ class _View(FrameSource):
 
 @dataclass(frozen=True)
 class _Reframed:
-    """Opens readers whose frames are reshaped."""
+    """Opens readers whose frames are reshaped; those of channels with other frames are left as they are."""
 
     opener: Opener
     sig: tuple[int, ...]
     stored: tuple[int, ...]
+    channels: tuple[str, ...]
 
     def open_reader(self, channel: str) -> FrameReader:
-        return _ReframedReader(self.opener.open_reader(channel), self.sig, self.stored)
+        reader = self.opener.open_reader(channel)
+        return _ReframedReader(reader, self.sig, self.stored) if channel in self.channels else reader
 
 
 class _ReframedReader:
