@@ -90,10 +90,14 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, flags=re.M)}
 
 
-def test_every_page_is_in_the_index() -> None:
-    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
-    missing = [p for p in PAGES if p.startswith("docs/") and p != "docs/README.md" and p.removeprefix("docs/") not in index]
-    assert missing == []
+def test_every_page_is_in_an_index() -> None:
+    missing = []
+    for page in PAGES:
+        folder, _, name = page.rpartition("/")
+        index, link = ("docs/adr/README.md", name) if folder == "docs/adr" else ("docs/README.md", page.removeprefix("docs/"))
+        if folder.startswith("docs") and name != "README.md" and f"({link})" not in (ROOT / index).read_text(encoding="utf-8"):
+            missing.append(page)
+    assert missing == [], "add them to docs/README.md, decisions to docs/adr/README.md"
 
 
 def test_the_reference_is_that_of_the_docstrings() -> None:
