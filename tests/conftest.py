@@ -34,12 +34,16 @@ def pytest_report_header() -> list[str]:
 # -- nothing outlives a test -------------------------------------------------------------------------------------------
 
 
+_PERSISTENT = ("libstream-worker", "ExecutorManagerThread", "QueueFeederThread")
+"""Names of the threads of the process-wide executors; the last two are those of loky, for each pool of processes."""
+
+
 def _threads() -> dict[object, str]:
     # workers of the process-wide executors live until ls.shutdown(); tqdm's monitor is a daemon of its own
     return {
         t: f"thread {t.name!r}"
         for t in threading.enumerate()
-        if t is not threading.main_thread() and not t.name.startswith("libstream-worker") and type(t).__name__ != "TMonitor"
+        if t is not threading.main_thread() and not t.name.startswith(_PERSISTENT) and type(t).__name__ != "TMonitor"
     }
 
 

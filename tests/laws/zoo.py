@@ -17,7 +17,7 @@ class Peak(ls.UDF):
         return {
             "peak": ls.nav(self.meta.dtype),
             "envelope": ls.sig(self.meta.dtype, merge="max"),
-            "total": ls.single("f8" if self.meta.dtype.kind == "f" else "u8"),
+            "total": ls.single({"f": "f8", "i": "i8"}.get(self.meta.dtype.kind, "u8")),
             "where": ls.nav("i8", (2,)),
         }
 
