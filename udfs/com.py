@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from libstream.ext import UDF, Coverage, Kernel, Output, Quantity, default_fill, nav, param, single
 from libstream.udfs.deflection import RotationEstimate, curl, divergence, estimate_rotation, fit_descan, turned
-from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, ring, row_runs
-from libstream.udfs.kernels.moments import run_moments, whole_moments
+from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, ring, row_runs, row_spans
+from libstream.udfs.kernels.moments import corrected_moments, run_moments, whole_moments
 
 __all__ = ["CenterOfMass", "RotationEstimate", "estimate_rotation"]
 
@@ -36,7 +36,8 @@ class CenterOfMass(UDF):
         `estimate_rotation`. It does not depend on scan_rotation_deg and flip_y.
 
     Sums of integers are exact: uint64 (int64 for signed frames) wherever (largest value of the dtype) x ny nx (max(ny, nx) - 1) / 2
-    fits, i.e. up to 2048 x 2048 for uint32. Beyond that, and for float frames, sums are float64.
+    fits, i.e. up to 2048 x 2048 for uint32. Beyond that, and for float frames, sums are float64. With corrections the corrected
+    pixels are float32 where that holds the detector's values (else float64), summed in float64 over blocks of 8 rows.
     """
 
     centre: tuple[float, float] | None = param(
@@ -51,8 +52,12 @@ class CenterOfMass(UDF):
     flip_y: bool = param(False, title="Mirror the detector's y axis")
 
     process_tile = whole_moments
+    folds_corrections: ClassVar[bool] = True
 
     def hook(self) -> Kernel:
+        """Over whole frames, over runs of the ring's pixels, or with corrections in the same pass."""
+        if self.meta.corrections is not None:
+            return corrected_moments
         return whole_moments if self.radius is None and not self.inner else run_moments
 
     @functools.cached_property
@@ -61,9 +66,57 @@ class CenterOfMass(UDF):
         return centre_of(self, self.centre)
 
     @functools.cached_property
+    def mask(self) -> Any:
+        """Pixels in the ring; bool (ny, nx)."""
+        return ring(self, self.origin, self.inner, self.radius)  # type: ignore[arg-type]  # bound: px
+
+    @functools.cached_property
     def segments(self) -> Any:
         """Runs of pixels in the ring, by rows."""
-        return row_runs(ring(self, self.origin, self.inner, self.radius))  # type: ignore[arg-type]  # bound: px
+        return row_runs(self.mask)
+
+    @functools.cached_property
+    def gain(self) -> Any:
+        """Gain of the pixels that count, 0 at others; float32 where that holds the detector's values, else float64."""
+        c, dtype = self.meta.corrections, np.float32 if np.can_cast(self.meta.dtype, np.float32) else np.float64
+        gain = np.ones(frame_shape(self)) if c is None or c.gain is None else c.gain
+        good = self.mask if c is None or c.excluded is None else self.mask & ~c.excluded
+        return np.where(good, gain, 0).astype(dtype)
+
+    @functools.cached_property
+    def dark(self) -> Any:
+        """Dark frame in the dtype of `gain`."""
+        c = self.meta.corrections
+        return (np.zeros(frame_shape(self)) if c is None or c.dark is None else c.dark).astype(self.gain.dtype)
+
+    @functools.cached_property
+    def spans(self) -> Any:
+        """Part [start, stop) of each row that counts; int64 (ny, 2)."""
+        return row_spans(self.gain != 0)
+
+    @functools.cached_property
+    def near(self) -> Any:
+        """(y, x) of each good neighbour of an excluded pixel in the ring, and (y, x) of that pixel; int64 (n, 4)."""
+        return self._repairs[0]
+
+    @functools.cached_property
+    def near_weights(self) -> Any:
+        """Dark and gain of each such neighbour, and its share in the pixel; float64 (n, 3)."""
+        return self._repairs[1]
+
+    @functools.cached_property
+    def _repairs(self) -> tuple[Any, Any]:
+        c, (ny, nx) = self.meta.corrections, frame_shape(self)
+        if c is None or c.excluded is None:
+            return np.zeros((0, 4), np.int64), np.zeros((0, 3))
+        bad, offsets, good = c.repair
+        counts = np.diff(offsets)
+        to = np.repeat(bad, counts)
+        dark, gain = (np.full(ny * nx, v) if a is None else a.reshape(-1) for a, v in ((c.dark, 0.0), (c.gain, 1.0)))
+        counted = self.mask.reshape(-1)[to]
+        where = np.stack([good // nx, good % nx, to // nx, to % nx], axis=1).astype(np.int64)
+        weights = np.stack([dark[good], gain[good], np.repeat(1 / np.maximum(counts, 1), counts)], axis=1)
+        return where[counted], weights[counted]
 
     @functools.cached_property
     def narrow(self) -> Any:
@@ -72,6 +125,8 @@ class CenterOfMass(UDF):
 
     @property
     def _sums(self) -> np.dtype[Any]:
+        if self.meta.corrections is not None:
+            return np.dtype(np.float64)
         ny, nx = frame_shape(self)
         return exact_sum_dtype(self.meta.dtype, max(1, ny * nx * (max(ny, nx) - 1) // 2, ny * nx))
 

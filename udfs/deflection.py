@@ -81,14 +81,20 @@ def turned(field: _Arr, rotation_deg: float, flip_y: bool) -> _Arr:
 
 def derivative(values: _Arr, axis: int, step: float = 1.0) -> _Arr:
     """Central difference along `axis`; one-sided beside an edge or a missing value; NaN where no neighbour or no value is."""
-    values = np.moveaxis(np.asarray(values, np.float64), axis, -1)
-    after, before = np.full_like(values, np.nan), np.full_like(values, np.nan)
-    after[..., :-1], before[..., 1:] = values[..., 1:], values[..., :-1]
-    out = (after - before) / 2
-    for one_sided in (after - values, values - before):
-        out = np.where(np.isnan(out), one_sided, out)
-    out[np.isnan(values)] = np.nan
-    return np.moveaxis(out / step, -1, axis)
+    v = np.moveaxis(np.asarray(values, np.float64), axis, -1)
+    out = np.full_like(v, np.nan)
+    if v.shape[-1] > 1:
+        out[..., 1:-1] = (v[..., 2:] - v[..., :-2]) / 2
+        out[..., 0], out[..., -1] = v[..., 1] - v[..., 0], v[..., -1] - v[..., -2]
+        beside_holes = np.isnan(out) & ~np.isnan(v)
+        if beside_holes.any():
+            step_up = np.full_like(v, np.nan)
+            step_up[..., :-1] = np.diff(v, axis=-1)
+            step_down = np.full_like(v, np.nan)
+            step_down[..., 1:] = step_up[..., :-1]
+            out[beside_holes] = np.where(np.isnan(step_up), step_down, step_up)[beside_holes]
+    out[np.isnan(v)] = np.nan
+    return np.moveaxis(out / step if step != 1 else out, -1, axis)
 
 
 def divergence(field: _Arr, steps: tuple[float, float] = (1.0, 1.0)) -> _Arr:

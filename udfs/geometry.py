@@ -76,6 +76,13 @@ def row_runs(mask: _Arr) -> _Arr:
     return out
 
 
+def row_spans(mask: _Arr) -> _Arr:
+    """Part [start, stop) of each row outside of which nothing is True; int64 (ny, 2), (0, 0) where nothing is."""
+    any_in = mask.any(axis=1)
+    start, stop = mask.argmax(axis=1), mask.shape[1] - mask[:, ::-1].argmax(axis=1)
+    return np.stack([np.where(any_in, start, 0), np.where(any_in, stop, 0)], axis=1).astype(np.int64)
+
+
 def largest_value(dtype: np.dtype[Any]) -> int:
     """Largest magnitude that an integer or bool pixel can have."""
     if dtype.kind == "b":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from libstream.ext import UDF, Coverage, Kernel, Output, ParameterError, Quantity, nav, param, single
-from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, radius_map
+from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, radius_map, row_spans
 from libstream.udfs.kernels.rings import ring_sums, ring_waves
 from libstream.udfs.kernels.shares import ring_shares
 
@@ -137,11 +137,7 @@ class RadialProfile(UDF):
     @functools.cached_property
     def spans(self) -> Any:
         """Part [start, stop) of each row that is in any ring; int64 (ny, 2)."""
-        ny, nx = frame_shape(self)
-        inside = (np.diff(self.first) > 0).reshape(ny, nx)
-        any_in = inside.any(axis=1)
-        start, stop = inside.argmax(axis=1), nx - inside[:, ::-1].argmax(axis=1)
-        return np.stack([np.where(any_in, start, 0), np.where(any_in, stop, 0)], axis=1).astype(np.int64)
+        return row_spans((np.diff(self.first) > 0).reshape(frame_shape(self)))
 
     @functools.cached_property
     def direction(self) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from libstream.contracts.params import validated
 from libstream.contracts.udf import UDF, field_of
+from libstream.model.corrections import Corrections
 from libstream.model.partial import CORRUPT, EXCLUDED, PROCESSED, Coverage
 from libstream.model.quantity import Quantity
 from libstream.model.ragged import Ragged
@@ -26,12 +27,12 @@ def meta_of(data: np.ndarray, **more: Any) -> SourceMeta:
     return SourceMeta(SourceId("memory", "memory", data.nbytes), shape, data.dtype, **more)
 
 
-def bound(udf: UDF, meta: SourceMeta) -> UDF:
+def bound(udf: UDF, meta: SourceMeta, corrections: Corrections | None = None) -> UDF:
     """`udf` bound to a source, lengths in px."""
     udf = validated(udf)
     lengths = {f.name: getattr(udf, f.name) for f in fields(udf)}
     lengths = {n: v.in_pixels(meta.sig_axes) for n, v in lengths.items() if isinstance(v, Quantity)}
-    run = RunMeta(meta.shape, meta.dtype, meta.axes, meta.dtype, None, None, meta.shape.n_positions, meta.centre, meta.rotation_deg)
+    run = RunMeta(meta.shape, meta.dtype, meta.axes, meta.dtype, None, corrections, meta.shape.n_positions, meta.centre, meta.rotation_deg)
     return replace(udf, **lengths).bound_to(run)
 
 
@@ -44,17 +45,19 @@ def drive(
     bands: Sequence[int] = (),
     depth: int = 3,
     gap: bool = True,
+    corrections: Corrections | None = None,
     **meta: Any,
 ) -> dict[str, Any]:
     """All outputs of `udf` over `data` (*nav, ny, nx), private ones too.
 
     seen: bool array of the scan's shape, the region of interest. corrupt: flat positions whose frames are lost.
     bands: rows at which frames are cut into tiles; depth: most frames in a tile; gap: leave room between frames.
+    corrections: for UDFs that fold them into their constants.
     (Each dtype, and tiles with and without gaps, are compiled apart: tests that try many cuts keep to few of them.)
     """
     described = meta_of(data, **meta)
     nav, sig, n = described.shape.nav, described.shape.sig, described.shape.n_positions
-    udf = bound(udf, described)
+    udf = bound(udf, described, corrections)
     outputs = dict(udf.outputs())
     padded = np.zeros((n, sig[0] + gap, sig[1]), data.dtype)
     padded[:, : sig[0]] = data.reshape(n, *sig)

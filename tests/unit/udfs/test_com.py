@@ -181,12 +181,47 @@ def test_executors_and_cuts_give_the_same_bits() -> None:
         assert results[0][name].tobytes() == results[1][name].tobytes(), name
 
 
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    dtype=st.sampled_from(["u2", "f8"]),
+    sig=st.tuples(st.integers(2, 21), st.integers(2, 19)),
+    parts=st.sets(st.sampled_from(["dark", "gain", "excluded"]), min_size=1),
+    radius=st.sampled_from([None, 5.0]),
+    depth=st.sampled_from([2, 3, 6]),
+    cut=st.integers(0, 20),
+)
+def test_folded_corrections_are_the_corrections(
+    seed: int, dtype: str, sig: tuple[int, int], parts: set[str], radius: float | None, depth: int, cut: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    data = rng.poisson(50, (6, *sig)).astype(dtype)
+    given = {"dark": rng.uniform(0, 9, sig), "gain": rng.uniform(0.5, 2, sig), "excluded": rng.random(sig) < 0.2}
+    given["gain"].reshape(-1)[:1] = 0  # a pixel that is worth nothing
+    given["excluded"].reshape(-1)[0] = False
+    corrections = ls.Corrections(**{k: v for k, v in given.items() if k in parts})
+    if dtype == "f8" and "excluded" in parts:
+        data[:, given["excluded"]] = np.nan
+    udf = CenterOfMass(radius=radius)
+    got = drive(udf, data, bands=[cut] if 0 < cut < sig[0] else [], depth=depth, corrections=corrections)
+    frames = corrections.apply(data)
+    centre = ((sig[0] - 1) / 2, (sig[1] - 1) / 2)
+    total, com = twin(frames, ring_mask(sig, centre, 0, radius), centre)
+    tolerance = 1e-6 if dtype == "u2" else 1e-13
+    assert_allclose(got["total"], total, rtol=tolerance)
+    assert_allclose(got["com"], com, rtol=0, atol=tolerance * 2 * max(sig))
+
+
 def test_corrected_frames_are_used() -> None:
     data = np.full((2, 3, 6, 6), 10, np.uint16)
     dark = np.full((6, 6), 10.0)
     dark[4, 1] = 0
-    got = ls.run(data, CenterOfMass(), corrections=ls.Corrections(dark=dark))
+    bad = np.zeros((6, 6), bool)
+    bad[0, 0] = True
+    data[..., 0, 0] = 60000
+    got = ls.run(data, CenterOfMass(), corrections=ls.Corrections(dark=dark, excluded=bad))
     assert_allclose(got["com"], np.broadcast_to([1.5, -1.5], (2, 3, 2)))
+    assert_allclose(got["total"], 10)
 
 
 @pytest.mark.parametrize("nav", [(), (7,), (2, 3, 4)])
