@@ -265,7 +265,6 @@ class ChunkPart:
         end = np.append(begin[1:], len(chunk))
         chunk, first, to, last = chunk[begin], first[begin], to[begin], last[end - 1]
         at, stored, mask = self.table.at[chunk], self.table.size[chunk], self.table.mask[chunk]
-        plain = (mask & 1).astype(bool) | (codec.kind == bslz4.STORED)
         if codec.kind == bslz4.STORED:  # only what is wanted is read
             at, stored, first, last = np.where(at < 0, at, at + first), last - first, np.zeros_like(first), last - first
         good = np.zeros(len(chunk), bool)
@@ -279,14 +278,16 @@ class ChunkPart:
                 src = self._bytes(base, int(at[b - 1] + stored[b - 1]) - base)
             if src is None:
                 continue
-            for kind, which in ((codec.kind, ~plain[a:b]), (bslz4.STORED, plain[a:b])):
-                pick = np.flatnonzero(which) + a
-                for lot in [pick] if total else [pick[i : i + 1] for i in range(len(pick))]:
-                    if len(lot):
-                        good[lot] = bslz4.decode_parts(
-                            src, at[lot] - base, stored[lot], flat, to[lot], kind=kind, item=codec.item,
-                            total=total or int(stored[lot[0]]), first=first[lot], last=last[lot],
-                        )  # fmt: skip
+            lots: list[tuple[int, Any]] = [(codec.kind, slice(a, b))]
+            if not total:
+                lots = [(bslz4.STORED, slice(i, i + 1)) for i in range(a, b)]
+            elif mask[a:b].any():  # chunks that were stored without the filter
+                lots = [(kind, np.flatnonzero(mask[a:b] & 1 == bit) + a) for kind, bit in ((codec.kind, 0), (bslz4.STORED, 1))]
+            for kind, lot in lots:
+                good[lot] = bslz4.decode_parts(
+                    src, at[lot] - base, stored[lot], flat, to[lot], kind=kind, item=codec.item,
+                    total=total or int(last[lot][0]), first=first[lot], last=last[lot],
+                )  # fmt: skip
         return np.repeat(good, end - begin)
 
     def _groups(self, at: _Arr, stored: _Arr) -> list[tuple[int, int]]:

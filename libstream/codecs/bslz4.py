@@ -1,8 +1,9 @@
 """bitshuffle-LZ4 and LZ4: blobs of detectors and of HDF5 chunks, into arrays.
 
-Compiled here rather than taken from a package: as fast as the best of them (docs/reference/performance.md has the figures), it
-releases the GIL, decodes parts of a blob, needs nothing to be installed, and a damaged or hostile blob is refused
-before a byte is read or written out of bounds.
+Compiled here rather than taken from a package: it needs nothing to be installed, releases the GIL, decodes parts of a blob and many
+blobs in one call, and refuses a damaged or hostile blob before a byte is read or written out of bounds. On frames of 256 x 256 uint16
+(Zen 4, one thread, best of 40, a shared machine): few counts 6.4, many 8.2, noise 3.5 GB/s; the bitshuffle package 3.6, 4.2, 3.4;
+dectris-compression, which needs a C++20 compiler and takes one blob at a time, 8.2, 10.1, 4.2.
 """
 
 from __future__ import annotations
@@ -64,17 +65,16 @@ def decode_parts(
     Returns bool (n,): False where a blob is damaged; what is in its part of `out` then means nothing.
     """
     at, size, to, first, last = (np.ascontiguousarray(a, np.int64) for a in (at, size, to, first, last))
-    for name, start, stop, room in (
-        ("blob", at, at + size, src.size),
-        ("part", first, last, total),
-        ("place", to, to + last - first, out.size),
-    ):
-        if at.size and (start.min() < 0 or (stop < start).any() or stop.max() > room):
-            raise UsageError(f"decode_parts: a {name} lies outside of its {room} bytes")
-    if kind == BSLZ4 and ((to - first) % item + out.ctypes.data % item).any():
-        raise UsageError(f"decode_parts: parts must begin at elements of {item} bytes")
+    if kind == BSLZ4 and out.ctypes.data % item:
+        raise UsageError(f"decode_parts: `out` must be aligned for elements of {item} bytes")
     status = np.empty(at.size, np.uint8)
     k.decode_parts.cached(_read_only(src), at, size, kind, item, default_block(item), total, first, last, out, to, status)
+    if k.PLACE in status:
+        i = int(np.argmax(status == k.PLACE))
+        raise UsageError(
+            f"decode_parts: bytes {at[i]} + {size[i]} of {src.size}, part {first[i]} to {last[i]} of {total}, to {to[i]} of {out.size}: "
+            f"lies outside, or does not begin at an element of {item} bytes"
+        )
     return status == k.OK
 
 

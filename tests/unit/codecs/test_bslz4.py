@@ -168,7 +168,7 @@ def test_parts_out_of_place_are_refused() -> None:
     ]:
         with pytest.raises(UsageError, match="lies outside"):
             decode_parts(src, np.array([at]), np.array([size]), out, np.array([to]), first=np.array([first]), last=np.array([last]), **kw)
-    with pytest.raises(UsageError, match="elements of 4 bytes"):
+    with pytest.raises(UsageError, match="an element of 4 bytes"):
         decode_parts(
             src, np.array([0]), np.array([5]), out, np.array([2]), kind=BSLZ4, item=4, total=8, first=np.array([0]), last=np.array([8])
         )
@@ -325,14 +325,14 @@ print("survived")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
 def test_nothing_is_touched_out_of_bounds() -> None:
     """The compiled code itself, next to pages whose first touch would kill the process."""
-    done = subprocess.run([sys.executable, "-c", _GUARD, "1", "4000"], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", _GUARD, "1", "1500"], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-2000:]}"
     assert done.stdout.strip() == "survived"
 
 
 def test_the_gil_is_free_while_decoding() -> None:
-    blob = lz4.compress(bytes(300_000_000), store_size=False)
-    out = np.ones(300_000_000, "u1")
+    blob = lz4.compress(bytes(100_000_000), store_size=False)
+    out = np.ones(100_000_000, "u1")
     decode_lz4_block(lz4.compress(b"a", store_size=False), out[:1])  # compiled before
     thread = threading.Thread(target=decode_lz4_block, args=(blob, out))
     turns = 0
@@ -344,7 +344,7 @@ def test_the_gil_is_free_while_decoding() -> None:
     assert turns > 1000  # a handful where the decoder holds the GIL
 
 
-@given(hnp.arrays(np.uint8, st.integers(0, 3).map(lambda n: 64 * n)))
+@given(hnp.arrays(np.uint8, st.integers(0, 30).map(lambda n: 64 * n)))
 def test_unshuffle_is_the_transposition_of_bits(block: np.ndarray) -> None:
     for item in (1, 2, 3, 4, 8):
         n = block.size // item // 8 * 8
@@ -352,5 +352,7 @@ def test_unshuffle_is_the_transposition_of_bits(block: np.ndarray) -> None:
         bits = np.unpackbits(shuffled.reshape(8 * item, -1), axis=1, bitorder="little") if n else np.zeros((8 * item, 0), "u1")
         expected = np.packbits(bits.T, axis=1, bitorder="little").tobytes()
         out = np.empty(n * item, "u1")
-        k.unshuffle.cached(shuffled, item, np.empty(n * item // 8, "u8"), out)
-        assert out.tobytes() == expected
+        for how in (k.unshuffle, k.unshuffle.cached):
+            out[:] = 0
+            how(shuffled.copy(), item, np.empty(n * item, "u1"), out)
+            assert out.tobytes() == expected

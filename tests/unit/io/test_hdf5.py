@@ -494,3 +494,22 @@ def test_tables_of_chunks_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
     read(opened(tmp_path / "a.h5"))  # another file now
     assert len(made) == 3
     assert len(_h5chunks._tables) == 1
+
+
+def test_a_run_over_compressed_frames(tmp_path: Path) -> None:
+    """Through the engine, by several workers; a damaged frame is counted and left out of the sum."""
+    import libstream as ls
+
+    array = pixels((7, 9, 64, 48), "u2", 1)
+    with h5py.File(tmp_path / "a.h5", "w") as h5:
+        d = h5.create_dataset("d", data=array, chunks=(1, 1, 64, 48), **FILTERS["bslz4"])
+        info = d.id.get_chunk_info_by_coord((3, 4, 0, 0))
+    with open(tmp_path / "a.h5", "r+b") as f:
+        f.seek(info.byte_offset + 14)
+        f.write(bytes(info.size - 14))
+    result = ls.run(ls.open(tmp_path / "a.h5"), ls.udfs.Sum(), executor="threads")
+    assert result.coverage.counts["corrupt"] == 1
+    assert not result.valid[3, 4]
+    expected = array.sum(axis=(0, 1), dtype="u8") - array[3, 4]
+    (total,) = [v for v in result["sum"].values() if getattr(v, "shape", None) == (64, 48)]
+    np.testing.assert_array_equal(total, expected)
