@@ -69,7 +69,7 @@ demo: $(VENV)/.warm-demo
 test: $(VENV)/.installed-test
 	@$(PY) -m pytest tests --ignore=tests/bench $(ARGS)
 
-bench: warmup
+bench: $(VENV)/.installed-test warmup
 	@$(PY) -m tests.bench $(ARGS)
 
 soak: $(VENV)/.installed-test

@@ -1,0 +1,51 @@
+"""The benchmarks run and give all rows; never how long anything takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import links
+from tests.bench.measure import LIMIT, OURS
+from tests.bench.overheads import TARGETS_S
+from tests.bench.plan import SMOKE, TABLES
+from tests.bench.spec import JOBS, OWN, VARIANTS
+
+pytest.importorskip("pytest_benchmark")
+pytest.importorskip("hdf5plugin")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_rows_are_there(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    env = {k: v for k, v in os.environ.items() if k != "LIBSTREAM_BENCH_PEERS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--smoke", "--json", str(report)], cwd=links.ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(report.read_text(encoding="utf-8"))
+    rows = {table: {row["job"]: row for row in rows} for table, rows in found["rows"].items()}
+
+    assert set(TABLES) - set(rows) == {"memory", "overheads"}
+    assert set(rows["main"]) == set(JOBS)
+    for table in ("threads", "mib", "dectris", "uint8", "uint32", "float32", "variants"):
+        assert set(rows[table]) == set(SMOKE), table
+    assert all(row["seconds"][OURS] and row["seconds"][LIMIT] for row in rows["main"].values())
+    assert all(row["seconds"][f"{OURS}, {v}"] for row in rows["variants"].values() for v in VARIANTS)
+    assert {label for row in rows["own"].values() for label in row["seconds"]} >= set(OWN)
+    assert {(m["data"], m["executor"]) for m in found["memory"]} == {
+        (d, e) for d in ("uint16", "dectris", "holes") for e in ("threads", "processes")
+    }
+    cases = {name.partition("[")[0] for name in found["overheads"]}
+    assert cases >= {name.partition("[")[0] for name in TARGETS_S}
+
+    # plain NumPy is there without peers: results are compared with its own
+    assert all(row["differs"]["NumPy"] == "" for job, row in rows["main"].items() if job not in ("masks16", "trio"))
+    assert "LiberTEM threads" in found["missing"]
+    assert JOBS["disk"].title in done.stdout
