@@ -18,8 +18,10 @@ class Kernel:
     """
 
     def __init__(self, func: Callable[..., Any], *, fastmath: bool | set[str] = False) -> None:
-        functools.update_wrapper(self, func)
-        self.func = func
+        # under @staticmethod a hook without self passes type checkers; it means nothing here
+        plain: Any = func.__func__ if isinstance(func, staticmethod) else func
+        functools.update_wrapper(self, plain)
+        self.func: types.FunctionType = plain
         self.fastmath = fastmath
 
     def __call__(self, *args: Any) -> Any:
@@ -92,7 +94,8 @@ def kernel(func: Any = None, *, fastmath: Any = False) -> Any:
     """Mark a function for compilation: `@ls.kernel`, or `@ls.kernel(fastmath={"reassoc", "nsz"})` to let float sums vectorise.
 
     As a hook of a UDF it has no `self`: the arguments after `frame` (or `tile`) are bound by name to outputs, parameters
-    and cached constants. Globals and closures are frozen when it is compiled; attributes of objects are not followed.
+    and cached constants. Where its arguments have types, write `@staticmethod` below, for the type checker. Globals and
+    closures are frozen when it is compiled; attributes of objects are not followed.
     """
     if func is None:
         return lambda f: Kernel(f, fastmath=fastmath)

@@ -317,7 +317,8 @@ class Call:
             elif o.kind == "ragged":
                 value.at(k, n)
             out.__dict__[name] = value
-        aux = Aux(dict.fromkeys(self.aux_names) | {name: a[index] for name, a in self.aux_arrays.items()})
+        none: dict[str, Any] = dict.fromkeys(self.aux_names)
+        aux = Aux(none | {name: a[index] for name, a in self.aux_arrays.items()})
         region = Region((band[0], *(0,) * (data.ndim - 2)), (band[1] - band[0], *data.shape[2:]))
         tile = Tile(data[start:stop], index, region, self.nav, aux)
         try:

@@ -117,7 +117,8 @@ class KernelSums(UDF):
         return {"total": nav("f8"), "image": sig("f8")}
 
     @kernel
-    def process_frame(frame, total, image):  # type: ignore[no-untyped-def]
+    @staticmethod
+    def process_frame(frame: _Arr, total: _Arr, image: _Arr) -> None:
         """Add."""
         for y in range(frame.shape[0]):
             for x in range(frame.shape[1]):

@@ -124,7 +124,12 @@ class ExecutorTests:
         """At most the tiles that were running, and those that begin within 0.1 s, come after a cancel."""
         work = CountedWork(str(tmp_path / "marks"), tiles=1000, tile_s=0.01)
         cancel = CancelFlag(shared=True)
-        timer = threading.Thread(target=lambda: (self._until(lambda: work.count("tile") > 5), cancel.set()))
+
+        def stop() -> None:
+            self._until(lambda: work.count("tile") > 5)
+            cancel.set()
+
+        timer = threading.Thread(target=stop)
         timer.start()
         before = time.monotonic()
         _raised(CancelledError, lambda: list(self._imap(ex, work, partitions(None), cancel)))

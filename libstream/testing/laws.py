@@ -79,7 +79,7 @@ class UDFLaws:
 
     def _udf(self) -> UDF:
         udf = self.udf
-        return udf() if isinstance(udf, type) else udf  # type: ignore[no-any-return]
+        return udf() if isinstance(udf, type) else udf
 
     def _bench(self, dtype: np.dtype[Any], layout: str = "view", roi: Any = None, invalid: Any = None, **tiling: Any) -> Bench:
         held = type(self).__dict__.get("_benches")
@@ -90,7 +90,7 @@ class UDFLaws:
         if at not in held:
             source = self.source(self.make_frames(dtype), layout=layout, invalid=invalid)
             held[at] = Bench(self._udf(), source, roi=roi, **tiling)
-        return held[at]  # type: ignore[no-any-return]
+        return held[at]
 
     def _same(self, bench: Bench, expected: Mapping[str, Any], got: Mapping[str, Any], *, bits: bool = False, banded: bool = False) -> None:
         """Compare merged arrays. bits: the same tree of merges, so floats too. banded: sums along a frame may be in another order."""

@@ -16,6 +16,8 @@ CODE = """
 import numpy as np
 import libstream as ls
 
+Frame = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
 
 class Bright(ls.UDF):
     threshold: float = ls.param(10.0, ge=0)
@@ -25,7 +27,8 @@ class Bright(ls.UDF):
         return {"n": ls.nav("int64"), "image": ls.sig(self.meta.dtype, merge="max")}
 
     @ls.kernel
-    def process_frame(frame, n, threshold):  # type: ignore[no-untyped-def]
+    @staticmethod
+    def process_frame(frame: Frame, n: Frame, threshold: float) -> None:
         n[0] = (frame > threshold).sum()
 
 
