@@ -42,6 +42,7 @@ def test_the_tree_of_links_keeps_the_contracts(tmp_path: Path) -> None:
 BREACHES = {
     "a plug-in imports the engine": ("io_backends/files/npy.py", "libstream.run.tiles"),
     "a plug-in passes by the door": ("udfs/com.py", "libstream.model.shape"),
+    "a format imports codecs directly": ("io_backends/files/npy.py", "libstream.codecs.merlin"),
     "one kind of plug-in imports another": ("udfs/com.py", "libstream.executors.threads"),
     "the model imports contracts": ("libstream/model/shape.py", "libstream.contracts.udf"),
     "errors import the model": ("libstream/errors.py", "libstream.model.shape"),
@@ -52,6 +53,7 @@ BREACHES = {
     "the core imports a plug-in": ("libstream/api.py", "libstream.io_backends.files.npy"),
     "the core imports a plug-in inside a function": ("libstream/registry.py", "libstream.udfs.sums"),
     "the engine imports the command line": ("libstream/run/tiles.py", "libstream.cli.main"),
+    "codecs import a contract": ("libstream/codecs/merlin.py", "libstream.contracts.udf"),
     "a module in a room that nobody named": ("libstream/helpers.py", "libstream.errors"),
 }
 
