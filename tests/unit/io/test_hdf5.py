@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -17,58 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libstream.ext import CorruptFileError, FormatError, NotInstalledError, Region, SourceChangedError, Span, UsageError
-from libstream.io_backends.files import _h5chunks, _h5library, _h5open, _h5read
-from libstream.io_backends.files._fixed import FixedLayout
-from libstream.io_backends.files.hdf5 import Hdf5Format, Hdf5Options
-
-hdf5plugin = pytest.importorskip("hdf5plugin")
-
-FILTERS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "gzip": {"compression": "gzip"},
-    "shuffle+gzip": {"compression": "gzip", "shuffle": True},
-    "shuffle": {"shuffle": True},
-    "lzf": {"compression": "lzf"},
-    "fletcher32": {"fletcher32": True, "compression": "gzip"},
-    "bslz4": dict(hdf5plugin.Bitshuffle()),
-    "bslz4, small blocks": dict(hdf5plugin.Bitshuffle(nelems=64, cname="lz4")),
-    "bitshuffle alone": dict(hdf5plugin.Bitshuffle(cname="none")),
-    "bszstd": dict(hdf5plugin.Bitshuffle(cname="zstd")),
-    "lz4": dict(hdf5plugin.LZ4(nbytes=512)),
-    "zstd": dict(hdf5plugin.Zstd()),
-    "blosc": dict(hdf5plugin.Blosc()),
-    "shuffle+bslz4": {"shuffle": True, **hdf5plugin.Bitshuffle()},
-}
-DTYPES = ["u1", "<u2", ">u2", "<u4", ">i4", "i8", "f4", ">f8", "?", "c8", "f2", "i1"]
-
-
-def opened(path: Path | str, **options: Any) -> Any:
-    return Hdf5Format().open(str(path), Hdf5Options(**options))
-
-
-def read(source: Any, start: int = 0, stop: int | None = None, rows: slice | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Frames [start, stop) cut to rows, and their validity; through a pickled opener, as workers get it."""
-    meta = source.meta
-    stop = meta.n_frames if stop is None else stop
-    rows = rows or slice(0, meta.shape.sig[0])
-    region = Region((rows.start, *(0,) * (len(meta.shape.sig) - 1)), (rows.stop - rows.start, *meta.shape.sig[1:]))
-    reader = pickle.loads(pickle.dumps(source.opener)).open_reader(source.channel_name)
-    try:
-        out = np.full((stop - start, *region.shape), 77, meta.dtype)
-        valid = reader.read_into(out, Span(start, stop), region)
-        reader.check()
-    finally:
-        reader.close()
-    return out, np.ones(stop - start, bool) if valid is None else valid
-
-
-def pixels(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    if np.dtype(dtype).kind == "b":
-        return rng.random(shape) < 0.3
-    data = rng.poisson(rng.choice([0.1, 20.0]), shape)
-    return (data + 1j * data[..., ::-1] if np.dtype(dtype).kind == "c" else data).astype(dtype)
+from libstream.ext import FormatError, NotInstalledError, Region, SourceChangedError, Span, UsageError
+from libstream.io_backends.files import _h5chunks, _h5open, _h5read
+from tests.unit.io.hdf5_files import DTYPES, FILTERS, kind_of, opened, pixels, read
 
 
 @st.composite
@@ -104,19 +54,6 @@ def test_reads_what_h5py_reads(layout: tuple[Any, ...], data: st.DataObject) -> 
             got, valid = read(source, a, b, rows)
             assert valid.all()
             assert got.tobytes() == frames[a:b, rows].astype(meta.dtype).tobytes()
-
-
-def kind_of(source: Any) -> str:
-    reader = source.opener.open_reader("frames")
-    try:
-        if isinstance(source.opener, FixedLayout):
-            return "flat"
-        part = reader._part(0)
-        if isinstance(part, _h5library.LibraryPart):
-            return "library"
-        return "whole frames" if part.codec is not None else "pieces"
-    finally:
-        reader.close()
 
 
 @pytest.mark.parametrize(
@@ -202,116 +139,6 @@ def test_chunks_without_their_filter(tmp_path: Path) -> None:
         got, valid = read(opened(path))
         assert valid.all()
         np.testing.assert_array_equal(got, array)
-
-
-# -- damage ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("filters", ["bslz4", "lz4", "gzip", "fletcher32", "none"])
-def test_frames_that_were_never_written(tmp_path: Path, filters: str) -> None:
-    with h5py.File(tmp_path / "a.h5", "w") as h5:
-        d = h5.create_dataset("d", (5, 8, 8), "u2", chunks=(1, 8, 8), fillvalue=9, **FILTERS[filters])
-        d[1] = 1
-        d[3] = 3
-    source = opened(tmp_path / "a.h5")
-    got, valid = read(source)
-    if filters == "fletcher32":  # read by HDF5, which does not tell
-        return
-    assert valid.tolist() == [False, True, False, True, False]
-    assert (got[[1, 3]] == np.array([1, 3]).reshape(2, 1, 1)).all()
-    assert not got[~valid].any()
-
-
-@pytest.mark.parametrize("filters", ["bslz4", "bslz4, small blocks", "lz4", "gzip", "shuffle+gzip", "fletcher32", "shuffle+bslz4"])
-@pytest.mark.parametrize("chunks", [(1, 32, 32), (1, 16, 32)])
-def test_damaged_chunks_are_reported(tmp_path: Path, filters: str, chunks: tuple[int, ...]) -> None:
-    array = pixels((6, 32, 32), "u2")
-    with h5py.File(tmp_path / "a.h5", "w") as h5:
-        d = h5.create_dataset("d", data=array, chunks=chunks, **FILTERS[filters])
-        info = d.id.get_chunk_info_by_coord((2, 0, 0))
-    with open(tmp_path / "a.h5", "r+b") as f:
-        f.seek(info.byte_offset + 12)
-        f.write(b"\xff" * (info.size - 12))
-    got, valid = read(opened(tmp_path / "a.h5"))
-    assert valid.tolist() == [True, True, False, True, True, True]
-    np.testing.assert_array_equal(got[valid], array[valid])
-    assert not got[2].any()
-
-
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(st.data())
-def test_damage_anywhere_in_chunks_is_reported_or_harmless(data: st.DataObject) -> None:
-    """No exception and no other frame is touched. (Damaged tables of HDF5 are not tried: its own code does not survive all of them.)"""
-    array = pixels((6, 16, 16), "u2")
-    filters = data.draw(st.sampled_from(["bslz4", "gzip", "lz4", "shuffle+gzip", "shuffle+bslz4"]))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "a.h5")
-        with h5py.File(path, "w") as h5:
-            d = h5.create_dataset("d", data=array, chunks=data.draw(st.sampled_from([(2, 16, 16), (1, 8, 16)])), **FILTERS[filters])
-            per = d.chunks[0]
-            info = d.id.get_chunk_info_by_coord((2, 0, 0))
-        raw = bytearray(path.read_bytes())
-        for _ in range(data.draw(st.integers(1, 3))):
-            raw[info.byte_offset + data.draw(st.integers(0, info.size - 1))] = data.draw(st.integers(0, 255))
-        path.write_bytes(raw)
-        got, valid = read(opened(path))
-        rest = [i for i in range(6) if not 2 <= i < 2 + per]
-        assert valid[rest].all()
-        np.testing.assert_array_equal(got[rest], array[rest])
-
-
-@pytest.mark.parametrize("where", [0, 4, 8, 96, 136, 168, 800])
-def test_damaged_tables(tmp_path: Path, where: int) -> None:
-    """A byte of superblock, groups or heaps: an error of ours, whatever h5py makes of it."""
-    with h5py.File(tmp_path / "a.h5", "w") as h5:
-        h5.create_dataset("d", data=pixels((6, 16, 16), "u2"), chunks=(2, 16, 16), compression="gzip")
-    raw = bytearray((tmp_path / "a.h5").read_bytes())
-    raw[where] ^= 0xFF
-    (tmp_path / "a.h5").write_bytes(raw)
-    with pytest.raises(FormatError, match=r"a\.h5"):
-        read(opened(tmp_path / "a.h5"))
-
-
-def test_truncated_file(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "a.h5", "w") as h5:
-        h5.create_dataset("d", data=pixels((6, 32, 32), "u2"), chunks=(1, 32, 32), **FILTERS["bslz4"])
-    whole = (tmp_path / "a.h5").read_bytes()
-    (tmp_path / "b.h5").write_bytes(whole[: len(whole) - 100])
-    with pytest.raises(CorruptFileError, match=rf"b\.h5: is truncated: its header announces {len(whole)} bytes, it has {len(whole) - 100}"):
-        opened(tmp_path / "b.h5")
-    (tmp_path / "c.h5").write_bytes(b"no HDF5")
-    with pytest.raises(FormatError, match="is no HDF5 file"):
-        opened(tmp_path / "c.h5")
-    with pytest.raises(FormatError, match="no such file"):
-        opened(tmp_path / "d.h5")
-
-
-@pytest.mark.parametrize("filters", ["bslz4", "gzip", "fletcher32", "none"])
-def test_changed_files(tmp_path: Path, filters: str) -> None:
-    path = tmp_path / "a.h5"
-    with h5py.File(path, "w") as h5:
-        h5.create_dataset("d", data=pixels((6, 32, 32), "u2"), chunks=(1, 16, 32), **FILTERS[filters])
-    source = opened(path)
-    reader = source.opener.open_reader("frames")
-    reader.check()
-    os.utime(path, (1, 1))
-    with pytest.raises(SourceChangedError, match=r"a\.h5: was written to"):
-        reader.check()
-    with pytest.raises(SourceChangedError):
-        source.opener.open_reader("frames")
-    reader.close()
-    source = opened(path)
-    reader = source.opener.open_reader("frames")
-    os.truncate(path, 1000)
-    with pytest.raises(SourceChangedError, match="shortened"):
-        reader.check()
-    if filters in ("bslz4", "gzip"):
-        with pytest.raises(SourceChangedError, match="ends at byte"):
-            reader.read_into(np.empty((6, 32, 32), "u2"), Span(0, 6), Region.whole((32, 32)))
-    reader.close()
-    os.unlink(path)
-    with pytest.raises(SourceChangedError, match="is gone"):
-        source.opener.open_reader("frames")
 
 
 def test_wrong_calls(tmp_path: Path) -> None:
@@ -494,22 +321,3 @@ def test_tables_of_chunks_are_made_once(tmp_path: Path, monkeypatch: pytest.Monk
     read(opened(tmp_path / "a.h5"))  # another file now
     assert len(made) == 3
     assert len(_h5chunks._tables) == 1
-
-
-def test_a_run_over_compressed_frames(tmp_path: Path) -> None:
-    """Through the engine, by several workers; a damaged frame is counted and left out of the sum."""
-    import libstream as ls
-
-    array = pixels((7, 9, 64, 48), "u2", 1)
-    with h5py.File(tmp_path / "a.h5", "w") as h5:
-        d = h5.create_dataset("d", data=array, chunks=(1, 1, 64, 48), **FILTERS["bslz4"])
-        info = d.id.get_chunk_info_by_coord((3, 4, 0, 0))
-    with open(tmp_path / "a.h5", "r+b") as f:
-        f.seek(info.byte_offset + 14)
-        f.write(bytes(info.size - 14))
-    result = ls.run(ls.open(tmp_path / "a.h5"), ls.udfs.Sum(), executor="threads")
-    assert result.coverage.counts["corrupt"] == 1
-    assert not result.valid[3, 4]
-    expected = array.sum(axis=(0, 1), dtype="u8") - array[3, 4]
-    (total,) = [v for v in result["sum"].values() if getattr(v, "shape", None) == (64, 48)]
-    np.testing.assert_array_equal(total, expected)
