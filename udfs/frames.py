@@ -107,6 +107,10 @@ _held: dict[int, int] = {}
 """Descriptors that hold the locks on files this process is writing, by id of the UDF that began to."""
 
 
+_CLOSE_FIRST = os.name == "nt"
+"""Windows neither renames nor removes a file that is open (and has no locks that would be lost by closing it)."""
+
+
 class Record(UDF):
     """Write the frames of the run to a .npy file of shape (*scan, *frame), in the dtype in which they are processed.
 
@@ -187,14 +191,7 @@ class Record(UDF):
         if self.target.exists() and not self.overwrite:
             raise UsageError(f"Record: {self.path} exists; pass overwrite=True to replace it, or another path")
         with self._told():
-            fd = os.open(self.aside, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            _lock(fd, self.path)
-        except BaseException:
-            os.close(fd)
-            raise
-        _held[id(self)] = fd
-        with self._told():
+            _held[id(self)] = fd = _locked(self.aside, self.path)
             os.ftruncate(fd, 0)  # what a killed run may have left
             os.write(fd, self.header)
             _allocate(fd, self._file_bytes)
@@ -204,6 +201,7 @@ class Record(UDF):
         fd = _held.pop(id(self), None)
         if fd is None:  # begin_run had refused
             return
+        renamed = False
         try:
             if results is None:
                 return
@@ -219,11 +217,21 @@ class Record(UDF):
                     file.seek(len(self.header) + flat * self._frame_bytes)
                     _write(file, frame)
                 os.fsync(fd)
+            if _CLOSE_FIRST:
+                os.close(fd)
+                fd = -1
+            with self._told():
                 os.replace(self.aside, self.target)
+                renamed = True
         finally:
-            os.close(fd)
-            with contextlib.suppress(OSError):
-                os.unlink(self.aside)
+            if _CLOSE_FIRST and fd >= 0:
+                os.close(fd)
+                fd = -1
+            if not renamed:  # still locked, so it is ours
+                with contextlib.suppress(OSError):
+                    os.unlink(self.aside)
+            if fd >= 0:
+                os.close(fd)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -258,18 +266,28 @@ def _write(file: io.FileIO, data: _Arr) -> None:
         left = left[file.write(left) or 0 :]
 
 
-def _lock(fd: int, path: str) -> None:
-    """Refuse a file that another run is writing. The lock goes with the descriptor, so a killed run leaves none."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise UsageError(f"Record: another run is writing {path} now; wait for it, or choose another path") from exc
-    except OSError:  # a file system without locks
-        return
+def _locked(aside: Path, path: str) -> int:
+    """A descriptor of the file `aside`, made where it is not there, that no other run holds.
+
+    The lock goes with the descriptor, so a killed run leaves none. Windows and some file systems have no locks.
+    """
+    while True:
+        fd = os.open(aside, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            return fd
+        except BlockingIOError as exc:
+            os.close(fd)
+            raise UsageError(f"Record: another run is writing {path} now; wait for it, or choose another path") from exc
+        except OSError:
+            return fd
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(fd), os.stat(aside)):
+                return fd
+        os.close(fd)  # between open and lock another run finished, and renamed or removed this file
 
 
 def _allocate(fd: int, n_bytes: int) -> None:

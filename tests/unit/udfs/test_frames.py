@@ -105,6 +105,17 @@ def test_parallel_workers_write_one_file_with_the_rest_filled(executor: str, tmp
         assert_array_equal(result["written"], roi)
 
 
+def test_worker_processes_write_the_same_file(tmp_path: Path) -> None:
+    data = frames_of(1, (40, 41), (16, 24), "u2")
+    path = tmp_path / "out.npy"
+    at = [(0, 0), (39, 40), (7, 7)]
+    with ls.executor("processes", workers=2) as ex:
+        result = ls.run(data, [Record(path=str(path)), Pick(positions=at)], executor=ex)
+    assert_array_equal(np.load(path), data)
+    assert result["written"].all()
+    assert_array_equal(result["frames"], data[[0, 39, 7], [0, 40, 7]])
+
+
 def test_large_frames_are_written_in_bands(tmp_path: Path) -> None:
     data = frames_of(2, (10,), (600, 512), "u2")
     result = ls.run(data, [Record(path=str(tmp_path / "out.npy")), ls.udfs.CenterOfMass()])
@@ -175,12 +186,29 @@ def test_two_runs_do_not_write_the_same_file(tmp_path: Path) -> None:
     data = frames_of(1, (60, 7), (9, 9), "u2")
     path = str(tmp_path / "out.npy")
     job = ls.start(data, [Record(path=path), Slow()])
-    while not os.listdir(tmp_path):
+    while job.snapshot() is None:
         time.sleep(0.005)
     with pytest.raises(UsageError, match="another run"):
         ls.run(data, Record(path=path))
     job.wait(60)
     assert_array_equal(np.load(path), data)
+
+
+def test_a_file_that_another_run_finished_meanwhile_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aside, done = tmp_path / "out.npy.part", tmp_path / "out.npy"
+    opened = os.open
+
+    def slow_open(path: Any, *args: Any) -> int:
+        fd = opened(path, *args)
+        if not done.exists():
+            os.replace(aside, done)  # the other run, between our open and our lock
+        return fd
+
+    monkeypatch.setattr(os, "open", slow_open)
+    fd = frames_module._locked(aside, str(done))
+    assert os.path.samestat(os.fstat(fd), os.stat(aside))
+    assert not os.path.samestat(os.fstat(fd), os.stat(done))
+    os.close(fd)
 
 
 def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
