@@ -109,7 +109,11 @@ class DectrisSource(FrameSource):
 
 
 class DectrisFormat:
-    """Master files of DECTRIS' FileWriter."""
+    """Series of DECTRIS detectors: the master file, with all its data files as one source and each threshold as a channel.
+
+    Masked pixels hold the largest value of the dtype and spoil sums: `use_pixel_mask=True` reads them as 0, or
+    `corrections=ls.Corrections(excluded=scan.meta.vendor["excluded"])` puts the mean of their neighbours in their place.
+    """
 
     name: ClassVar[str] = "dectris"
     suffixes: ClassVar[tuple[str, ...]] = (".h5",)

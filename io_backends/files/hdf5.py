@@ -21,7 +21,8 @@ from libstream.io_backends.files._identity import local_path, source_id
 
 @dataclass(frozen=True)
 class Hdf5Options:
-    """dataset: path in the file, such as "/entry/data/data"; None = see the module.
+    """dataset: path in the file, such as "/entry/data/data", or of a NeXus group; None = where the file's NeXus `default` leads to,
+        if that is a stack of frames, else the dataset with most values.
     sig_dims: axes of a frame, the last ones of the dataset: 2 for images, 1 for spectra.
     """
 
@@ -30,7 +31,10 @@ class Hdf5Options:
 
 
 class Hdf5Format:
-    """HDF5 files: the last axes of a dataset are the frame, the others the scan."""
+    """HDF5 files: the last axes of a dataset are the frame, the others the scan; notes name the other datasets.
+
+    Frames whose chunks were never written, are damaged, or lie behind the end of the file are reported as corrupt.
+    """
 
     name: ClassVar[str] = "hdf5"
     suffixes: ClassVar[tuple[str, ...]] = (".h5", ".hdf5", ".nxs", ".hspy", ".emd", ".nx5", ".hdf", ".he5")
