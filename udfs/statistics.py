@@ -48,8 +48,8 @@ class Mean(UDF):
 
     def outputs(self) -> Mapping[str, Output]:
         return {
-            "total": scan_sum(self, private=True),
-            "count": single("int64", private=True),
+            "total": scan_sum(self, private=True, fill=0),
+            "count": single("int64", private=True, fill=0),
             "mean": sig("complex128" if self.meta.dtype.kind == "c" else "float64", derived=True, title="Mean of frames"),
         }
 
@@ -107,16 +107,16 @@ class _Spread(UDF):
     def _sums(self) -> dict[str, Output]:
         if not self._exact:
             return {
-                "running_mean": sig("float64", merge="custom", private=True),
-                "deviations": sig("float64", merge="custom", private=True),
-                "seen": single("int64", (self.meta.shape.sig[0],), merge="custom", private=True),
+                "running_mean": sig("float64", merge="custom", private=True, fill=0),
+                "deviations": sig("float64", merge="custom", private=True, fill=0),
+                "seen": single("int64", (self.meta.shape.sig[0],), merge="custom", private=True, fill=0),
             }
-        wide = {} if is_narrow(self.meta.dtype) else {"squares_high": sig("uint64", private=True)}
+        wide = {} if is_narrow(self.meta.dtype) else {"squares_high": sig("uint64", private=True, fill=0)}
         return {
-            "total": scan_sum(self, private=True),
-            "squares": sig("uint64", private=True),
+            "total": scan_sum(self, private=True, fill=0),
+            "squares": sig("uint64", private=True, fill=0),
             **wide,
-            "count": single("int64", private=True),
+            "count": single("int64", private=True, fill=0),
         }
 
     def merge(self, into: Any, part: Any) -> None:

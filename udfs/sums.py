@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from libstream.ext import UDF, Corrections, Coverage, Kernel, Output, kernel, nav, sig, single
-from libstream.udfs.geometry import exact_sum_dtype
 from libstream.udfs.kernels.masks import weigh_each, weigh_each_float
 from libstream.udfs.kernels.sums import add_frames, total_narrow, total_wide
 from libstream.udfs.masks import Form, cheapest
@@ -18,9 +17,16 @@ from libstream.udfs.masks import Form, cheapest
 _Arr = np.ndarray[Any, Any]
 
 
-def sum_dtype(dtype: np.dtype[Any], n: int) -> np.dtype[Any]:
-    """Dtype for a sum of `n` pixels: uint64 or int64 where it always fits (up to 32 bits it does), else float64; complex128."""
-    return np.dtype(np.complex128) if dtype.kind == "c" else exact_sum_dtype(dtype, max(1, n))
+def sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Dtype of sums of pixels of `dtype`: uint64 or int64 for integers of up to 32 bits (exact below 2^31 pixels), else float64.
+
+    Sums of 64-bit integers may not fit into 64 bits: float64 is exact up to 2^53 and never wraps. complex128 for complex pixels.
+    """
+    if dtype.kind == "c":
+        return np.dtype(np.complex128)
+    if dtype.kind in "biu" and dtype.itemsize <= 4:
+        return np.dtype(np.int64 if dtype.kind == "i" else np.uint64)
+    return np.dtype(np.float64)
 
 
 def is_narrow(dtype: np.dtype[Any]) -> bool:
@@ -30,13 +36,18 @@ def is_narrow(dtype: np.dtype[Any]) -> bool:
 
 def scan_sum(udf: UDF, **options: Any) -> Output:
     """Accumulator for the sum of all frames; 32 bits within a partition where that is proven to be enough."""
-    dtype = sum_dtype(udf.meta.dtype, udf.meta.max_frames)
+    dtype = sum_dtype(udf.meta.dtype)
     short = np.dtype(np.uint32) if dtype == np.uint64 and is_narrow(udf.meta.dtype) else None
     return sig(dtype, partial_dtype=short, **options)
 
 
 def corrected_sum(corrections: Corrections | None, total: _Arr, n: int) -> _Arr:
-    """Sum of `n` corrected frames, made of the sum of the raw ones: corrections are linear. float64 (as it is without any)."""
+    """Sum of `n` corrected frames, made of the sum of the raw ones: corrections are linear. float64 (as it is without any).
+
+    NaN for no frames.
+    """
+    if n == 0:
+        return np.full(total.shape, np.nan)
     if corrections is None:
         return total
     dark = None if corrections.dark is None else n * corrections.dark
@@ -74,8 +85,8 @@ class Sum(UDF):
         if self.meta.corrections is None:
             return {"sum": scan_sum(self, title="Sum of frames")}
         return {
-            "raw": scan_sum(self, private=True),
-            "count": single("int64", private=True),
+            "raw": scan_sum(self, private=True, fill=0),
+            "count": single("int64", private=True, fill=0),
             "sum": sig("float64", derived=True, title="Sum of corrected frames"),
         }
 
@@ -122,7 +133,7 @@ class FrameTotals(UDF):
     def outputs(self) -> Mapping[str, Output]:
         if self.meta.corrections is not None:
             return {"total": nav("float64", title="Sum of each corrected frame")}
-        return {"total": nav(sum_dtype(self.meta.dtype, self.meta.shape.frame_size), title="Sum of each frame")}
+        return {"total": nav(sum_dtype(self.meta.dtype), title="Sum of each frame")}
 
     @functools.cached_property
     def _form(self) -> Form:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from libstream.ext import UDF, Array, Kernel, Output, ParameterError, Quantity, ShapeError, UsageError, nav, param
-from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, radius_map
+from libstream.udfs.geometry import centre_of, frame_shape, radius_map
 from libstream.udfs.kernels import masks as kernels
 from libstream.udfs.masks import Form, cheapest
+from libstream.udfs.sums import is_narrow, sum_dtype
 
 _Arr = np.ndarray[Any, Any]
 
@@ -36,7 +37,8 @@ class VirtualDetector(UDF):
 
     intensity: scan shape, (*scan, n) for several masks, in the unit of the detector (counts). For integer frames and binary
         masks (shapes; bool; integers that are 0 or 1) exact: uint64, int64 for signed frames (float64, exact up to 2^53, for
-        64-bit frames whose sum may not fit). For other masks float64, complex128 for complex ones, all sums in float64.
+        64-bit frames whose sum may not fit). For other masks float64, complex128 for complex ones; all sums in float64, whose
+        last bits depend on whether a frame was alone in its tile.
 
     Pixels of weight 0 do not count, even where they hold NaN. Corrections are folded into the weights (float64 then).
     """
@@ -61,7 +63,7 @@ class VirtualDetector(UDF):
         return {"intensity": nav(self._dtype, title="Intensity", **extra)}
 
     def hook(self) -> Kernel:
-        narrow = self.meta.dtype.kind in "biu" and self.meta.dtype.itemsize <= 2
+        narrow = is_narrow(self.meta.dtype)
         real = self.meta.dtype.kind == "f"
         choice: dict[str, Kernel] = {
             "runs": kernels.add_runs_narrow if narrow else kernels.add_runs_float if self._dtype.kind == "f" else kernels.add_runs_wide,
@@ -148,7 +150,7 @@ class VirtualDetector(UDF):
     def _dtype(self) -> np.dtype[Any]:
         kind = self.masks.dtype.kind
         if kind == "b" and self.meta.dtype.kind in "biu" and self.meta.corrections is None:
-            return exact_sum_dtype(self.meta.dtype, max(1, self.meta.shape.frame_size))
+            return sum_dtype(self.meta.dtype)
         return np.dtype(np.complex128 if kind == "c" else np.float64)
 
     def _drawn(self) -> _Arr:
