@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -190,7 +191,7 @@ def _axes_of(shape: tuple[int, ...], declared: Output | None, outputs: Outputs, 
     first = len(shape) - len(named)  # an output names its last dimensions, or all of them
     for i, label in enumerate(named, first):
         if i >= 0 and label and axes[i] is None:
-            axes[i] = Axis(label, shape[i])
+            axes[i] = Axis(label, shape[i], unit="")
     return [a if a is not None and a.size == n else None for a, n in zip(axes, shape, strict=True)]
 
 
@@ -200,11 +201,13 @@ def _write_axes(group: Any, axes: list[Axis | None]) -> None:
         if axis is None:
             names.append(".")  # NeXus: a dimension without an axis
             continue
-        name = _h5_name(axis.name)
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", axis.name).strip("_") or "axis"  # what NeXus allows
         while name in group:
             name += "_axis"
         dset = group.create_dataset(name, data=axis.offset + axis.step * np.arange(axis.size))
-        dset.attrs["units"] = axis.unit
+        dset.attrs["long_name"] = axis.name
+        if axis.unit:
+            dset.attrs["units"] = axis.unit
         group.attrs[f"{name}_indices"] = i
         names.append(name)
     if any(n != "." for n in names):

@@ -130,6 +130,8 @@ def test_layout_is_what_viewers_expect(tmp_path: Path) -> None:
         assert list(h5["results/other/sum"].attrs["axes"]) == ["ky", "kx"]
         assert list(h5["results/other/seen"].attrs["axes"]) == ["y", "x", "which"]
         assert "valid" not in h5["results/other/sum"]
+        assert h5["results/other/sum/kx"].attrs["units"] == "px"
+        assert "units" not in h5["results/other/seen/which"].attrs
         assert h5["results/other/com/data"].dtype == np.complex64
         np.testing.assert_array_equal(h5["results/other/peaks/counts"], [[0, 1, 0], [2, 1, 0]])
         assert h5["params/adf/mask"].shape == (4, 5)
