@@ -270,7 +270,12 @@ def ext() -> str:
         if name in elsewhere or (inspect.isclass(value) and issubclass(value, Exception)):
             continue
         out.append(f"## `{name}`\n")
-        if inspect.isclass(value):
+        if inspect.ismodule(value):
+            out.append(markdown(value.__doc__))
+            for part, func in vars(value).items():
+                if inspect.isfunction(func) and func.__module__ == value.__name__ and not part.startswith("_"):
+                    out += [f"#### `{name}.{part}`\n", f"```text\n{signature(func, part)}\n```\n", markdown(func.__doc__)]
+        elif inspect.isclass(value):
             out += [markdown(value.__doc__), members(value, name)]
         elif callable(value):
             shown = getattr(value, "func", value)
