@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,6 +13,8 @@ from libstream.ext import CancelFlag, CancelledError, Partial, Partition, Traits
 
 HEARTBEAT_S = 0.05
 """A silent iterator yields None this often, so that the loop can publish what it has."""
+PATIENCE_S = 5.0
+"""Time after a cancel until the user is told what the run still waits for."""
 POLL_S = 0.005
 """Threads that have nothing to do look for the next partition of a source that waits this often."""
 
@@ -59,6 +62,8 @@ class ThreadsExecutor:
                         feed.wait(HEARTBEAT_S)
                     if not done:
                         yield None
+                        if cancel:
+                            break
                     for future in done:
                         yield future.result()
                 if cancel:
@@ -70,7 +75,15 @@ class ThreadsExecutor:
                     cancel.set()
                     for future in flying:
                         future.cancel()
-                    wait(flying)
+                    _, busy = wait(flying, timeout=PATIENCE_S)
+                    if busy:
+                        logging.getLogger("libstream").warning(
+                            "the run was stopped %g s ago, but %d calls of UDFs or reads go on: threads cannot be killed, so it ends "
+                            "when they do. With executor='processes' they could be.",
+                            PATIENCE_S,
+                            len(busy),
+                        )
+                        wait(busy)
 
     def close(self) -> None:
         """Stop the threads."""
