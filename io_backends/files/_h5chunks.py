@@ -189,7 +189,14 @@ def _zstd() -> Step | None:
             zstd = importlib.import_module(name)
         except ImportError:
             continue
-        if name == "zstandard":
-            return lambda data, limit: zstd.ZstdDecompressor().decompress(bytes(data), max_output_size=limit)
-        return lambda data, limit: zstd.ZstdDecompressor().decompress(bytes(data), max_length=limit)
+        limit_name = "max_output_size" if name == "zstandard" else "max_length"
+
+        def inflate(data: Any, limit: int) -> bytes:
+            try:
+                out: bytes = zstd.ZstdDecompressor().decompress(bytes(data), **{limit_name: limit})
+            except zstd.ZstdError as exc:
+                raise ValueError(str(exc)) from exc
+            return out
+
+        return inflate
     return None
