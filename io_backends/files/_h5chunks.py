@@ -184,19 +184,20 @@ def _decode(data: Any, limit: int, decode: Callable[[Any, _Arr], None]) -> _Arr:
 
 
 def _zstd() -> Step | None:
-    for name in ("compression.zstd", "zstandard"):  # the first comes with Python 3.14
+    for name, limit_name in (("compression.zstd", "max_length"), ("zstandard", "max_output_size")):  # the first: Python 3.14
         try:
-            zstd = importlib.import_module(name)
+            return _zstd_by(importlib.import_module(name), limit_name)
         except ImportError:
             continue
-        limit_name = "max_output_size" if name == "zstandard" else "max_length"
-
-        def inflate(data: Any, limit: int) -> bytes:
-            try:
-                out: bytes = zstd.ZstdDecompressor().decompress(bytes(data), **{limit_name: limit})
-            except zstd.ZstdError as exc:
-                raise ValueError(str(exc)) from exc
-            return out
-
-        return inflate
     return None
+
+
+def _zstd_by(zstd: Any, limit_name: str) -> Step:
+    def undo(data: Any, limit: int) -> bytes:
+        try:
+            out: bytes = zstd.ZstdDecompressor().decompress(bytes(data), **{limit_name: limit})
+        except zstd.ZstdError as exc:
+            raise ValueError(str(exc)) from exc
+        return out
+
+    return undo
