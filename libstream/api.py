@@ -15,7 +15,7 @@ import numpy as np
 
 from libstream import registry
 from libstream.contracts.executor import Executor
-from libstream.contracts.source import FrameSource
+from libstream.contracts.source import FrameSource, WarmsUp
 from libstream.contracts.udf import UDF
 from libstream.errors import FormatError, UsageError
 from libstream.model.corrections import Corrections
@@ -26,8 +26,9 @@ from libstream.run.bind import OnChannel
 from libstream.run.job import Job, Progress
 
 __all__ = [
-    "Comparison", "Job", "OnChannel", "Progress", "Result", "arun", "arun_iter", "check_output", "compare", "differences", "executor",
-    "explain", "load_result", "map", "on", "open", "rebuild", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi",
+    "Comparison", "Job", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter", "check_output", "compare",
+    "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild", "run", "run_iter", "shutdown", "start",
+    "stored_corrections", "stored_roi",
 ]  # fmt: skip
 
 UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
@@ -293,7 +294,8 @@ def keyed(udfs: UDFs) -> dict[str, UDF | OnChannel]:
         items = {}
         for u in listed:
             inner = u.udf if isinstance(u, OnChannel) else u
-            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(inner).__name__).lower()
+            given = inner if isinstance(inner, type) else type(inner)
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", given.__name__).lower()
             key, n = name, 2
             while key in items:
                 key, n = f"{name}_{n}", n + 1

@@ -34,10 +34,10 @@ def frames_at(source: FrameSource, index: Any) -> _Arr:
         raise ShapeError(f"index {index!r} does not fit data of shape {meta.shape}: {exc}") from None
     flat = np.atleast_1d(picked).reshape(-1)
     needed = len(flat) * math.prod(sig) * meta.dtype.itemsize
-    if needed > 0.8 * _memory_available():
+    if needed > 0.8 * memory_available():
         raise UsageError(
             f"{len(flat)} frames need {needed / 1e9:.1f} GB, more than the memory that is free "
-            f"({_memory_available() / 1e9:.1f} GB); take a part (source[0, 0], source[:4]) or run a UDF over it"
+            f"({memory_available() / 1e9:.1f} GB); take a part (source[0, 0], source[:4]) or run a UDF over it"
         )
     out = np.full((len(flat), *sig), default_fill(meta.dtype), meta.dtype)
     reader = source.opener.open_reader(source.channel_name)
@@ -84,7 +84,8 @@ def _runs(frames: _Arr, n_frames: int) -> Any:
         row = stop
 
 
-def _memory_available() -> float:
+def memory_available() -> float:
+    """Memory that can be taken without swapping, in bytes; inf where the system does not say."""
     try:
         with open("/proc/meminfo") as f:
             for line in f:

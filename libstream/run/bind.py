@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 
 from libstream.config import debug
 from libstream.contracts.executor import Traits
+from libstream.contracts.indexing import memory_available
 from libstream.contracts.params import validated
 from libstream.contracts.source import FrameSource
 from libstream.contracts.udf import UDF
-from libstream.errors import LibstreamError, UDFError, UsageError
+from libstream.errors import LibstreamError, ShapeError, UDFError, UsageError
 from libstream.kernels.jit import Kernel
 from libstream.model.corrections import Corrections
 from libstream.model.output import Output
@@ -82,6 +84,12 @@ def bind(
         if name not in meta.channels:
             raise UsageError(f"the source has no channel {name!r}; it has {', '.join(meta.channels)}")
         metas[name] = source.channel_meta(name)
+    for name, m in metas.items():
+        if not m.shape.n_positions or not m.shape.frame_size:
+            what = "frames" if not m.shape.n_positions else "pixels"
+            raise ShapeError(f"{m.id.uri} has no {what} in channel {name!r}: its shape is {m.shape}; there is nothing to run over")
+    if corrections is not None and not isinstance(corrections, Corrections):
+        raise UsageError(f"corrections must be ls.Corrections(dark=..., gain=..., excluded=...), got {type(corrections).__name__}")
     if not corrections:
         corrections = None
     if corrections is not None:
@@ -163,6 +171,13 @@ def _check_outputs(key: str, udf: UDF) -> None:
             raise UsageError(f"UDF {key}: output {out_name!r} must be made with nav, sig, single or ragged, got {o!r}")
         if not str(out_name).isidentifier() or str(out_name).startswith("_"):
             raise UsageError(f"UDF {key}: an output is called by a Python name without leading underscore, got {out_name!r}")
+        n_bytes = 0 if o.kind == "ragged" else math.prod(o.shape(udf.meta.shape)) * o.dtype.itemsize
+        if n_bytes > memory_available():
+            shape = o.shape(udf.meta.shape)
+            raise UsageError(
+                f"UDF {key}: output {out_name!r} of shape {shape} and dtype {o.dtype} needs {n_bytes / 1e9:.3g} GB, "
+                f"free are {memory_available() / 1e9:.3g} GB; reduce it, or take a part of the data"
+            )
         if o.merge == "custom" and type(udf).merge is UDF.merge:
             raise UsageError(f"UDF {key}: output {out_name!r} has merge='custom' and {name} has no merge(self, into, part)")
 

@@ -294,7 +294,7 @@ def test_no_new_axes() -> None:
 
 
 def test_more_than_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "_memory_available", lambda: 200.0)
+    monkeypatch.setattr(indexing, "memory_available", lambda: 200.0)
     source = ls.open(STACK)
     assert source[0, :].shape == (3, 4)
     with pytest.raises(UsageError, match=r"8 frames need 0.0 GB, more than the memory that is free \(0.0 GB\); take a part"):
