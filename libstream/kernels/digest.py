@@ -45,7 +45,8 @@ def _environment() -> tuple[str, ...]:
 
 def _feed(h: Any, value: Any, seen: dict[Any, int]) -> None:
     if isinstance(value, Kernel):
-        h.update(f"kernel {value.fastmath!r}".encode())
+        flags = sorted(value.fastmath) if isinstance(value.fastmath, (set, frozenset)) else value.fastmath  # a set has no order
+        h.update(f"kernel {flags!r}".encode())
         value = value.func
     value = getattr(value, "py_func", value)  # a numba dispatcher
     if isinstance(value, types.FunctionType):
