@@ -144,7 +144,7 @@ class CenterOfMass(UDF):
     def outputs(self) -> Mapping[str, Output]:
         frame_shape(self)
         unit = self._scale[1]
-        yx = ("component (y, x)",)
+        yx = ("y_x",)
         out = {
             "moments": nav(self._sums, (3,), private=True),
             "total": nav(self._sums, derived=True, title="Sum of intensity"),

@@ -24,7 +24,7 @@ class FrameHistogram(UDF):
 
     counts: uint64 (bins,). edges: float64 (bins + 1,).
     outside: uint64 (3,), number of values below low, above high, and not a number.
-    frame_counts (per_frame): uint32 (*scan, bins), counts of each frame.
+    frame_counts: uint32 (*scan, bins), counts of each frame; with per_frame only.
     """
 
     low: float | None = param(None, title="Lowest value", help="default: the smallest value of the detector's dtype")
@@ -86,7 +86,7 @@ class FrameHistogram(UDF):
         out = {
             "counts": single("u8", (n,), axes=("bin",), title="Histogram"),
             "edges": single("f8", (n + 1,), axes=("edge",), derived=True, title="Limits of the bins"),
-            "outside": single("u8", (3,), axes=("below, above, not a number",), title="Values outside"),
+            "outside": single("u8", (3,), axes=("below_above_nan",), title="Values outside"),
         }
         if self.per_frame:
             out["frame_counts"] = nav("u4", (n,), axes=("bin",), title="Histogram of each frame")

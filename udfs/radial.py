@@ -32,7 +32,7 @@ class RadialProfile(UDF):
     sums: sum(w I) of each ring. Exact uint64 or int64 for integer frames where max_order is 0 and antialias is off (as long as
         (largest value) x (number of pixels) fits), else float64.
     profile: sums / count.
-    coefficients (max_order > 0): complex128 (*scan, n_rings, max_order + 1), sum(w I exp(-i m theta)) / count for m = 0, 1, ...;
+    coefficients: complex128 (*scan, n_rings, max_order + 1), sum(w I exp(-i m theta)) / count for m = 0, 1, ...; with max_order > 0 only.
         theta = atan2(y - cy, x - cx) of the pixel's centre, so from x towards y. Order 0 is `profile`.
     count: sum(w) of each ring. radius: middle of each ring, in the unit of the frame's axes where these are calibrated alike, else px.
     mean_profile: mean of `profile` over the processed positions. normalised_variance: variance of `profile` over them, divided by
