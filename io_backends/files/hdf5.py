@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from libstream.ext import DataShape, FrameSource, SourceMeta, UsageError, param
+from libstream.ext import DataShape, FrameSource, SourceMeta, UsageError, bslz4, param
 from libstream.io_backends.files._h5find import axes_of, choose
 from libstream.io_backends.files._h5open import describe_all, has_signature, opened
 from libstream.io_backends.files._h5read import opener_of
@@ -43,6 +43,10 @@ class Hdf5Format:
     def probe(self, head: bytes, path: str) -> float:
         """Certain that it is HDF5, and leaves room for formats that know more about the file."""
         return 0.5 if has_signature(head) else 0.0
+
+    def warm_up(self) -> None:
+        """Compile the decoders of compressed chunks."""
+        bslz4.warm_up()
 
     def open(self, uri: str, options: Hdf5Options) -> FrameSource:
         """Open one dataset. Raises FormatError where there is none that holds frames, NotInstalledError for a missing filter."""

@@ -133,6 +133,10 @@ class MibFormat:
             return 1.0
         return 0.2 if path.lower().endswith(".mib") else 0.0
 
+    def warm_up(self) -> None:
+        """Compile the decoders of pixels."""
+        merlin.warm_up()
+
     def open(self, uri: str, options: MibOptions) -> FrameSource:
         """Open a .mib or .hdr file, and the others of its scan. Raises FormatError or CorruptFileError naming file and place."""
         path = stat_file(local_path(uri)).path

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from libstream import api, registry
+from libstream.api import WarmsUp
 from libstream.cli.command import FAILED, OK, Command, duration, n_of, one_line, say, tell
 from libstream.config import cache_dir, n_workers
 from libstream.errors import LibstreamError, ParameterError, UsageError
@@ -41,6 +42,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if not args.udfs:
+        _warm_formats()
     names = args.udfs or [p.name for p in registry.plugins("udfs") if p.value.startswith("libstream.")]
     for name in args.udfs:
         registry.load("udfs", name)  # a misspelt name is said now
@@ -62,6 +65,16 @@ def _run(args: argparse.Namespace) -> int:
     ready = sum(not d.failed and not d.skipped for d in done)
     say(f"{n_of(ready, 'UDF')} ready for {', '.join(dtypes)} in {duration(time.monotonic() - started)}; compiled code: {cache_dir()}")
     return FAILED if failed else OK
+
+
+def _warm_formats() -> None:
+    """Decoders of frames."""
+    for plugin in registry.plugins("formats"):
+        fmt = registry.load("formats", plugin.name)()
+        if isinstance(fmt, WarmsUp):
+            started = time.monotonic()
+            fmt.warm_up()
+            tell(f"reading {plugin.name}: {duration(time.monotonic() - started)}")
 
 
 def _say(done: _Done, number: int, of: int) -> None:

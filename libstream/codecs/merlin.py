@@ -369,3 +369,12 @@ def check_heads(raw: _Arr, number: int | None, step: int = 1) -> _Arr | None:
     heads, stride = _flat(raw[:, :HEAD_BYTES], np.dtype(np.uint8))
     bad = _check_heads.cached(heads, stride, -1 if number is None else number, step, good)
     return good if bad else None
+
+
+def warm_up() -> None:
+    """Compile the decoders, or load them from the user's cache."""
+    kinds = [Pixels(code, (2, 8)) for code in ("U16", "U32", "U64")]
+    kinds += [Pixels("R64", (1, CHIP), depth) for depth in DEPTHS]
+    for pixels in kinds:
+        pixels.decode(np.zeros((1, pixels.n_bytes), np.uint8), np.empty((1, *pixels.sig), pixels.dtype))
+    check_heads(np.zeros((1, HEAD_BYTES), np.uint8), None)

@@ -157,3 +157,11 @@ class FileFormat(Protocol):
 
         Raises FormatError / CorruptFileError with what, where, expected, got, next step.
         """
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A format whose reading is compiled code."""
+
+    def warm_up(self) -> None:
+        """Compile it, or load it from the user's cache; `libstream warmup` calls this."""
