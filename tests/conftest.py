@@ -18,8 +18,23 @@ from tests import realdata
 # no deadlines: the first example of a kernel may compile it
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, print_blob=True)
-hypothesis.settings.register_profile("soak", deadline=None, max_examples=1500, print_blob=True)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=40, print_blob=True)
 hypothesis.settings.load_profile("dev")
+SOAK_FACTOR = 20
+"""How many times more examples each property test has under the profile `soak`, those with a number of their own too."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Raise the numbers of examples under `--hypothesis-profile=soak` (tests/system/soak.py)."""
+    if config.getoption("--hypothesis-profile") != "soak":
+        return
+    raised = set()
+    for item in items:
+        test = getattr(getattr(item, "obj", None), "__func__", getattr(item, "obj", None))
+        own = getattr(test, "_hypothesis_internal_use_settings", None)  # where @settings leaves it
+        if own is not None and test not in raised:
+            raised.add(test)
+            test._hypothesis_internal_use_settings = hypothesis.settings(own, max_examples=SOAK_FACTOR * own.max_examples)
 
 
 def pytest_report_header() -> list[str]:

@@ -1,4 +1,4 @@
-"""The guard against left-overs fails tests that leave some (tests/conftest.py)."""
+"""The guard against left-overs fails tests that leave some; long proofs try more examples (tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 from tests import conftest
@@ -50,3 +53,18 @@ def test_persistent_executors_may_stay_until_the_end() -> None:
     finally:
         stop.set()
         worker.join()
+
+
+@pytest.mark.parametrize(("profile", "expected"), [("soak", 5 * conftest.SOAK_FACTOR), ("ci", 5)])
+def test_the_profile_soak_multiplies_examples(profile: str, expected: int) -> None:
+    tried = []
+
+    @hypothesis.settings(max_examples=5, database=None)
+    @hypothesis.given(st.integers())
+    def test(x: int) -> None:
+        tried.append(x)
+
+    item = SimpleNamespace(obj=test)
+    conftest.pytest_collection_modifyitems(SimpleNamespace(getoption=lambda _: profile), [item, item])  # type: ignore[arg-type,list-item]
+    test()
+    assert len(tried) == expected
