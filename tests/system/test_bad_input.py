@@ -275,7 +275,7 @@ def test_a_mapped_file_that_changes_between_partitions(npy: Path, how: str) -> N
     np.save(npy, np.zeros((1024, 64, 64), "u2"))  # eight partitions and more
     old(npy)
     source = ls.open(npy)
-    assert "in place, from the mapped file" in ls.start(source, Compiled(), executor="inline").explain()
+    assert "in place, from the mapped file" in ls.api.explain(source, Compiled(), executor="inline")
     results = ls.run_iter(source, Compiled(), executor="inline")
     next(results)
     says = harmed(npy, how)
