@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from libstream.ext import UDF, Coverage, Kernel, Output, Quantity, default_fill, nav, param, single
-from libstream.udfs.deflection import RotationEstimate, curl, divergence, estimate_rotation, fit_descan, turned
+from libstream.udfs.deflection import RotationEstimate, components, curl, divergence, estimate_rotation, fit_descan, turned
 from libstream.udfs.geometry import centre_of, exact_sum_dtype, frame_shape, narrow_sum_dtype, ring, row_runs, row_spans
 from libstream.udfs.kernels.moments import corrected_moments, run_moments, whole_moments
 
@@ -161,25 +161,26 @@ class CenterOfMass(UDF):
         return out
 
     def finish(self, results: dict[str, Any], coverage: Coverage) -> Mapping[str, Any]:
-        moments = results["moments"]
+        moments, valid = results["moments"], coverage.valid
         total = moments[..., 0]
-        counted = coverage.valid & (total > 0)
-        com = np.full((*counted.shape, 2), np.nan)
+        com = components(valid.shape)
         with np.errstate(invalid="ignore", over="ignore"):  # frames that hold inf
-            com[counted] = moments[counted][:, 1:] / total[counted][:, None].astype(np.float64) - self.origin
-        com[~np.isfinite(com).all(axis=-1)] = np.nan
+            weight = np.where(valid & (total > 0), total, np.nan)
+            for i, origin in enumerate(self.origin):
+                com[..., i] = moments[..., i + 1] / weight - origin
+        com[~(np.isfinite(com[..., 0]) & np.isfinite(com[..., 1]))] = np.nan
         coefficients, fitted = fit_descan(com, self.descan)
         straight = (com - fitted) * self._scale[0]
         rotation = self.scan_rotation_deg if self.scan_rotation_deg is not None else self.meta.rotation_deg or 0.0
         field = turned(straight, rotation, self.flip_y)
         out = {
-            "total": np.where(coverage.valid, total, default_fill(total.dtype)),
+            "total": np.where(valid, total, default_fill(total.dtype)),
             "com": com,
             "field": field,
             "magnitude": np.hypot(field[..., 0], field[..., 1]),
             "regression": coefficients,
         }
-        if counted.ndim >= 2:
+        if valid.ndim >= 2:
             steps = self._scan_steps[0]
             r = estimate_rotation(straight, steps)
             out["divergence"], out["curl"] = divergence(field, steps), curl(field, steps)

@@ -36,6 +36,11 @@ class RotationEstimate:
     residual_other: float
 
 
+def components(nav: tuple[int, ...]) -> _Arr:
+    """An empty map (*nav, 2), each of whose components is contiguous: arithmetic on them is several times as fast."""
+    return np.moveaxis(np.empty((2, *nav)), 0, -1)
+
+
 def fit_descan(field: _Arr, kind: str) -> tuple[_Arr, _Arr]:
     """Least-squares polynomial in the scan indices through the finite vectors of `field` (..., 2).
 
@@ -45,27 +50,38 @@ def fit_descan(field: _Arr, kind: str) -> tuple[_Arr, _Arr]:
     """
     n = _N_TERMS[kind]
     out = np.zeros((6, 2))
-    known = np.isfinite(field).all(axis=-1)
-    if n == 0 or not known.any():
-        return out, np.zeros(field.shape)
+    known = np.isfinite(field[..., 0]) & np.isfinite(field[..., 1]) if n else np.zeros(0, bool)
+    if not known.any():
+        return out, np.zeros_like(field)
     if n == 1:
         out[0] = field[known].mean(axis=0)
         return out, np.broadcast_to(out[0], field.shape)
     nav = field.shape[:-1]
-    sizes = (*(1,) * (2 - len(nav)), *nav)[-2:]
-    (y0, x0), (sy, sx) = ((s - 1) / 2 for s in sizes), (max(1.0, (s - 1) / 2) for s in sizes)
-    u = np.broadcast_to(((np.arange(sizes[0]) - y0) / sy)[:, None], sizes)
-    v = np.broadcast_to(((np.arange(sizes[1]) - x0) / sx)[None, :], sizes)
-    terms = np.stack([np.ones(sizes), u, v, u * u, u * v, v * v][:n], axis=-1)
-    terms = np.broadcast_to(terms.reshape((*nav[-2:], n)), (*nav, n))
+    ny, nx = (*(1,) * (2 - len(nav)), *nav)[-2:]
+    (y0, x0), (sy, sx) = ((ny - 1) / 2, (nx - 1) / 2), (max(1.0, (ny - 1) / 2), max(1.0, (nx - 1) / 2))
+    # powers 0 to 4 of u = (y - y0) / sy and v = (x - x0) / sx: all sums over the grid are products with these
+    u = ((np.arange(ny) - y0) / sy) ** np.arange(5)[:, None]
+    v = ((np.arange(nx) - x0) / sx) ** np.arange(5)[:, None]
+    weight = known.reshape(-1, ny, nx).sum(axis=0).astype(np.float64)
+    sums = u @ weight @ v.T
+    p, q = (np.array(powers[:n]) for powers in ((0, 1, 0, 2, 1, 0), (0, 0, 1, 0, 1, 2)))
+    right = np.empty((n, 2))
+    for i in range(2):
+        values = np.where(known, field[..., i], 0.0).reshape(-1, ny, nx).sum(axis=0)
+        right[:, i] = (u @ values @ v.T)[p, q]
     c = np.zeros((6, 2))
-    c[:n] = np.linalg.lstsq(terms[known], field[known], rcond=None)[0]
-    a, b = y0 / sy, x0 / sx  # u = y / sy - a, v = x / sx - b
+    c[:n] = np.linalg.lstsq(sums[p[:, None] + p, q[:, None] + q], right, rcond=1e-12)[0]
+    fitted = components(nav)
+    for i in range(2):
+        square = np.zeros((5, 5))
+        square[p, q] = c[:n, i]
+        fitted[..., i] = (u.T @ square @ v).reshape(nav[-2:])
+    a, b = y0 / sy, x0 / sx
     out[0] = c[0] - a * c[1] - b * c[2] + a * a * c[3] + a * b * c[4] + b * b * c[5]
     out[1] = (c[1] - 2 * a * c[3] - b * c[4]) / sy
     out[2] = (c[2] - a * c[4] - 2 * b * c[5]) / sx
     out[3:] = c[3] / sy**2, c[4] / (sy * sx), c[5] / sx**2
-    return out, terms @ c[:n]
+    return out, fitted
 
 
 def turned(field: _Arr, rotation_deg: float, flip_y: bool) -> _Arr:
@@ -74,9 +90,12 @@ def turned(field: _Arr, rotation_deg: float, flip_y: bool) -> _Arr:
     x' = cos(t) x - sin(t) y, y' = sin(t) x + cos(t) y. On a display with y downwards the new axes are those of the detector
     turned anticlockwise by t.
     """
+    out = components(field.shape[:-1])
     t = np.deg2rad(rotation_deg)
     y, x = (-field[..., 0] if flip_y else field[..., 0]), field[..., 1]
-    return np.stack([np.sin(t) * x + np.cos(t) * y, np.cos(t) * x - np.sin(t) * y], axis=-1)
+    out[..., 0] = np.sin(t) * x + np.cos(t) * y
+    out[..., 1] = np.cos(t) * x - np.sin(t) * y
+    return out
 
 
 def derivative(values: _Arr, axis: int, step: float = 1.0) -> _Arr:
@@ -119,17 +138,20 @@ def estimate_rotation(com: _Arr, steps: tuple[float, float] = (1.0, 1.0)) -> Rot
     field = np.asarray(com, dtype=np.float64)
     if field.ndim < 3 or field.shape[-1] != 2:
         raise ValueError(f"estimate_rotation needs an array (..., ny, nx, 2) of (y, x) deflections, got shape {field.shape}")
-    dy = (field[..., 2:, 1:-1, :] - field[..., :-2, 1:-1, :]) / (2 * steps[0])
-    dx = (field[..., 1:-1, 2:, :] - field[..., 1:-1, :-2, :]) / (2 * steps[1])
-    known = np.isfinite(dy).all(axis=-1) & np.isfinite(dx).all(axis=-1)
-    if not known.any():
+    with np.errstate(invalid="ignore"):  # inf - inf
+        dy = (field[..., 2:, 1:-1, :] - field[..., :-2, 1:-1, :]) / (2 * steps[0])
+        dx = (field[..., 1:-1, 2:, :] - field[..., 1:-1, :-2, :]) / (2 * steps[1])
+    yy, xy, yx, xx = dy[..., 0], dy[..., 1], dx[..., 0], dx[..., 1]  # d(first) by d(second): xy is d(field_x)/dy
+    known = np.isfinite(yy + xy + yx + xx)
+    n = int(known.sum())
+    if n == 0:
         return RotationEstimate(np.nan, False, np.nan, np.nan)
-    dy, dx = dy[known], dx[known]
+    if n < known.size:
+        yy, xy, yx, xx = (np.where(known, d, 0.0) for d in (yy, xy, yx, xx))
     found = []
     for sign in (1.0, -1.0):
-        a = sign * dx[:, 0] - dy[:, 1]
-        b = sign * dy[:, 0] + dx[:, 1]
-        aa, bb, ab = (a * a).mean(), (b * b).mean(), (a * b).mean()
+        a, b = sign * yx - xy, sign * yy + xx
+        aa, bb, ab = (a * a).sum() / n, (b * b).sum() / n, (a * b).sum() / n
         t = 0.5 * np.arctan2(-2 * ab, bb - aa)
         c, s = np.cos(t), np.sin(t)
         found.append((max(0.0, aa * c * c + 2 * ab * c * s + bb * s * s), float(np.rad2deg(t))))
