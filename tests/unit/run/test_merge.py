@@ -26,12 +26,14 @@ class Reductions(ls.UDF):
             "largest": ls.sig("i4", merge="max"),
             "least": ls.single("f4", (2,), merge="min"),
             "product": ls.single("f8", merge="custom"),
+            "last": ls.single("i8", merge="custom"),  # not commutative: of the higher partition
         }
 
     def process_frame(self, frame: Any, out: Any) -> None: ...
 
     def merge(self, into: Any, part: Any) -> None:
         into.product = into.product * part.product
+        into.last = part.last
 
 
 MERGER = Merger({"u": (Reductions(), Reductions().outputs())})
@@ -45,6 +47,7 @@ def reduced(seed: int) -> dict[tuple[str, str], np.ndarray]:
         ("u", "largest"): rng.integers(-99, 99, SIG, "i4"),
         ("u", "least"): rng.normal(size=2).astype("f4"),
         ("u", "product"): np.array(rng.normal() + 2.0),
+        ("u", "last"): np.array(seed),
     }
 
 
@@ -61,6 +64,7 @@ def reference(present: dict[int, Any], first: int, size: int) -> Any:
         ("u", "largest"): np.maximum(a["u", "largest"], b["u", "largest"]),
         ("u", "least"): np.minimum(a["u", "least"], b["u", "least"]),
         ("u", "product"): a["u", "product"] * b["u", "product"],
+        ("u", "last"): b["u", "last"],
     }
 
 
