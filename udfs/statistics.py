@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from libstream.ext import UDF, Coverage, Kernel, Output, UsageError, kernel, param, sig, single
-from libstream.udfs.kernels.squares import add_deviations, add_squares, add_squares_wide
+from libstream.udfs.kernels.squares import add_deviations, add_repaired, add_squares, add_squares_wide
 from libstream.udfs.kernels.sums import add_frames, add_logs, add_logs_by_table, max_frames, min_frames
 from libstream.udfs.sums import corrected_sum, is_narrow, scan_sum
 
@@ -61,89 +61,202 @@ class Mean(UDF):
             return {"mean": corrected_sum(self.meta.corrections, total, n) / np.float64(n)}
 
 
+CHUNK = 8192
+"""Pixels at a time where results are made of sums: temporary arrays stay in cache and are not mapped anew (5 times as fast)."""
+
+
 def exact_mean(total: _Arr, n: int) -> _Arr:
-    """total / n, rounded once more than the exact quotient at most: whole and fractional part apart. float64."""
-    whole = total // total.dtype.type(n)
-    return whole + (total - whole * total.dtype.type(n)) / np.float64(n)
+    """total / n within one unit in the last place, float64."""
+    return exact_spread(total, None, None, n)[0]
 
 
-def exact_deviations(total: _Arr, low: _Arr, high: _Arr | int, n: int) -> _Arr:
-    """Sum of squared deviations from the mean of `n` integers, from their sum and their sum of squares `low + 2^32 high`.
+def exact_spread(total: _Arr, low: _Arr | None, high: _Arr | None, n: int) -> tuple[_Arr, _Arr]:
+    """Mean of `n` integers and sum of their squared deviations from it, of their sum and their sum of squares `low + 2^32 high`.
 
-    With m the integer nearest to the mean and r = total - n m (so |r| <= n / 2), the sum is D - r^2 / n with
-    D = sum((x - m)^2) = squares - m (total + r), which is an integer: it is computed exactly, in two words of 32 and more
-    bits, where the textbook formula loses all digits if the mean is large. As D >= |r|, taking off r^2 / n <= D / 2 loses
-    at most one bit. float64, within 4 units in the last place.
+    With the integer m nearest to the mean and r = total - n m, the mean is m + r / n, and the deviations are D - r^2 / n with
+    D = sum((x - m)^2) = squares - m (total + r), which is an integer and computed exactly: modulo 2^64 where it fits, else in
+    two words. The textbook formula loses all digits where the mean is large. Here D >= |r| and |r| <= n / 2, so that taking
+    off r^2 / n <= D / 2 costs one bit. float64, the deviations within 4 units in the last place. Without squares no deviations.
     """
-    s = total.astype(np.int64)  # below 2^63: fewer than 2^31 frames of 32 bits
-    m = (s + n // 2) // n
-    r = s - m * n
-    t = s + r
-    t_low, t_high = t & 0xFFFFFFFF, t >> 32
-    m_low, m_high = m & 0xFFFFFFFF, m >> 32
-    cross = m_low.astype(np.uint64) * t_low.astype(np.uint64)
-    upper = np.asarray(high).astype(np.int64) - m * t_high - m_high * t_low - (cross >> np.uint64(32)).astype(np.int64)
-    lower = low.astype(np.int64) - (cross & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    upper, lower = upper + (lower >> 32), lower & 0xFFFFFFFF
-    return upper * 2.0**32 + lower - (r * r) / np.float64(n)
+    mean, deviations = np.empty(total.shape), np.empty(total.shape if low is not None else 0)
+    flat, rest = mean.reshape(-1), deviations.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        at = slice(start, start + CHUNK)
+        s = total.reshape(-1)[at].astype(np.int64)  # below 2^63: fewer than 2^31 frames of 32 bits
+        m = np.rint(s / np.float64(n)).astype(np.int64)
+        r = s - m * n
+        flat[at] = m + r / np.float64(n)
+        if low is None:
+            continue
+        t, squares = s + r, low.reshape(-1)[at].view(np.int64)
+        if high is None:
+            d = (squares - m * t).astype(np.float64)
+        else:
+            t_low, t_high, m_low, m_high = t & 0xFFFFFFFF, t >> 32, m & 0xFFFFFFFF, m >> 32
+            cross = m_low.view(np.uint64) * t_low.view(np.uint64)
+            upper = high.reshape(-1)[at].view(np.int64) - m * t_high - m_high * t_low - (cross >> np.uint64(32)).view(np.int64)
+            lower = squares - (cross & np.uint64(0xFFFFFFFF)).view(np.int64)
+            d = (upper + (lower >> 32)) * 2.0**32 + (lower & 0xFFFFFFFF)
+        rest[at] = d - r * r / np.float64(n)
+    return mean, deviations
+
+
+@kernel
+def repaired_narrow(
+    tile: _Arr, total: _Arr, squares: _Arr, count: _Arr, repaired: _Arr, bad: _Arr, good: _Arr, shares: _Arr, row0: int
+) -> None:
+    """Integers of 8 and 16 bits and bool, with excluded pixels."""
+    add_squares(tile, total, squares, count, row0)
+    add_repaired(tile, repaired, bad, good, shares)
+
+
+@kernel
+def repaired_wide(
+    tile: _Arr,
+    total: _Arr,
+    squares: _Arr,
+    squares_high: _Arr,
+    count: _Arr,
+    repaired: _Arr,
+    bad: _Arr,
+    good: _Arr,
+    shares: _Arr,
+    row0: int,
+) -> None:
+    """Integers of 32 bits, with excluded pixels."""
+    add_squares_wide(tile, total, squares, squares_high, count, row0)
+    add_repaired(tile, repaired, bad, good, shares)
+
+
+@kernel
+def repaired_float(
+    tile: _Arr, running_mean: _Arr, deviations: _Arr, seen: _Arr, repaired: _Arr, bad: _Arr, good: _Arr, shares: _Arr, row0: int
+) -> None:
+    """Floats and integers of 64 bits, with excluded pixels."""
+    add_deviations(tile, running_mean, deviations, seen, row0)
+    add_repaired(tile, repaired, bad, good, shares)
 
 
 class _Spread(UDF):
-    """What `Variance` and `StdDev` share: sums in `outputs`, and mean and variance made of them."""
+    """What `Variance` and `StdDev` share: sums in `outputs`, and mean and variance made of them.
+
+    Corrections: (x - dark) gain has the mean (mean - dark) gain and the variance gain^2 variance, so raw frames are summed,
+    exactly. Only excluded pixels need each frame: they are repaired from pixels that may be in other rows, so frames are whole then.
+    """
 
     ddof: int = param(0, ge=0, title="Degrees of freedom taken off", help="1: unbiased variance of a sample")
 
+    folds_corrections = True
     process_tile = add_squares
+
+    @property
+    def whole_frames(self) -> bool:  # type: ignore[override]
+        """Whether `process_tile` needs whole frames."""
+        return self._repairs
 
     def hook(self) -> Kernel:
         if is_narrow(self.meta.dtype):
-            return add_squares
-        return add_squares_wide if self._exact else add_deviations
+            return repaired_narrow if self._repairs else add_squares
+        if self._exact:
+            return repaired_wide if self._repairs else add_squares_wide
+        return repaired_float if self._repairs else add_deviations
 
     @property
     def _exact(self) -> bool:
         return _real(self).kind in "biu" and self.meta.dtype.itemsize <= 4
 
+    @property
+    def _repairs(self) -> bool:
+        return self.meta.corrections is not None and len(self.meta.corrections.repair[0]) > 0
+
+    # -- excluded pixels: value of bad pixel b = sum of shares x pixels `good`, [bad[b], bad[b + 1]), less the last share --------
+
+    @functools.cached_property
+    def bad(self) -> _Arr:
+        """Where the neighbours of each excluded pixel begin."""
+        return self._neighbours[0]
+
+    @functools.cached_property
+    def good(self) -> _Arr:
+        """Flat indices of the neighbours."""
+        return self._neighbours[1]
+
+    @functools.cached_property
+    def shares(self) -> _Arr:
+        """(neighbours, 2): gain / number of neighbours, and dark times that."""
+        return self._neighbours[2]
+
+    @functools.cached_property
+    def _neighbours(self) -> tuple[_Arr, _Arr, _Arr]:
+        corrections = self.meta.corrections
+        if corrections is None:
+            return np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros((0, 2))
+        _, starts, good = corrections.repair
+        share = np.repeat(1.0 / np.diff(starts), np.diff(starts)) * (
+            1.0 if corrections.gain is None else corrections.gain.reshape(-1)[good]
+        )
+        dark = 0.0 if corrections.dark is None else corrections.dark.reshape(-1)[good]
+        return starts, good, np.stack([share, share * dark], axis=1)
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
     def _sums(self) -> dict[str, Output]:
+        scratch: dict[str, Any] = {"private": True, "fill": 0}
         if not self._exact:
-            return {
-                "running_mean": sig("float64", merge="custom", private=True, fill=0),
-                "deviations": sig("float64", merge="custom", private=True, fill=0),
-                "seen": single("int64", (self.meta.shape.sig[0],), merge="custom", private=True, fill=0),
+            out = {
+                "running_mean": sig("float64", merge="custom", **scratch),
+                "deviations": sig("float64", merge="custom", **scratch),
+                "seen": single("int64", (self.meta.shape.sig[0],), merge="custom", **scratch),
             }
-        wide = {} if is_narrow(self.meta.dtype) else {"squares_high": sig("uint64", private=True, fill=0)}
-        return {
-            "total": scan_sum(self, private=True, fill=0),
-            "squares": sig("uint64", private=True, fill=0),
-            **wide,
-            "count": single("int64", private=True, fill=0),
-        }
+        else:
+            out = {"total": scan_sum(self, **scratch), "squares": sig("uint64", **scratch), "count": single("int64", **scratch)}
+            if not is_narrow(self.meta.dtype):
+                out["squares_high"] = sig("uint64", **scratch)
+        if self._repairs:
+            out["repaired"] = single("float64", (len(self.bad) - 1, 3), merge="custom", **scratch)
+        return out
 
     def merge(self, into: Any, part: Any) -> None:
         """Eq. 2.1 of T. F. Chan, G. H. Golub, R. J. LeVeque, American Statistician 37, 242 (1983), doi:10.1080/00031305.1983.10483115."""
-        shape = (-1, *(1,) * (into.running_mean.ndim - 1))
-        a, b = into.seen.reshape(shape).astype(np.float64), part.seen.reshape(shape).astype(np.float64)
-        share = b / np.maximum(a + b, 1.0)
-        with np.errstate(invalid="ignore", over="ignore"):
-            step = part.running_mean - into.running_mean
-            into.running_mean += step * share
-            into.deviations += part.deviations + step * step * (a * share)
-        into.seen += part.seen
+        if not self._exact:
+            shape = (-1, *(1,) * (into.running_mean.ndim - 1))
+            _merge_spread(
+                into.running_mean, into.deviations, into.seen.reshape(shape), part.running_mean, part.deviations, part.seen.reshape(shape)
+            )
+            into.seen += part.seen
+        if self._repairs:
+            a, b = into.repaired, part.repaired
+            _merge_spread(a[:, 0], a[:, 1], a[:, 2], b[:, 0], b[:, 1], b[:, 2])
+            a[:, 2] += b[:, 2]
 
     def _mean_and_variance(self, results: dict[str, Any]) -> tuple[_Arr, _Arr]:
         """Mean and variance, NaN where there are no (or not more than ddof) frames."""
+        shape = self.meta.shape.sig
         if self._exact:
-            n = int(results["count"])
+            n = n_any = int(results["count"])
             if n == 0:
-                nothing = np.full(self.meta.shape.sig, np.nan)
-                return nothing, nothing
-            mean = exact_mean(results["total"], n)
-            deviations = exact_deviations(results["total"], results["squares"], results.get("squares_high", 0), n)
-            return mean, deviations / (n - self.ddof) if n > self.ddof else np.full(mean.shape, np.nan)
-        n_rows = results["seen"].reshape(-1, *(1,) * (len(self.meta.shape.sig) - 1))
-        mean = np.where(n_rows > 0, results["running_mean"], np.nan)
-        free = np.where(n_rows > self.ddof, n_rows - self.ddof, np.nan)
-        return mean, results["deviations"] / free
+                return np.full(shape, np.nan), np.full(shape, np.nan)
+            mean, deviations = exact_spread(results["total"], results["squares"], results.get("squares_high"), n)
+        else:
+            n_any = results["seen"].reshape(-1, *(1,) * (len(shape) - 1))
+            mean, deviations = np.where(n_any > 0, results["running_mean"], np.nan), results["deviations"]
+        corrections = self.meta.corrections
+        if corrections is not None:
+            gain = 1.0 if corrections.gain is None else corrections.gain
+            mean, deviations = (mean - (0.0 if corrections.dark is None else corrections.dark)) * gain, deviations * np.square(gain)
+            pixels = corrections.repair[0]
+            mean.reshape(-1)[pixels] = results["repaired"][:, 0] if len(pixels) else 0.0
+            deviations.reshape(-1)[pixels] = results["repaired"][:, 1] if len(pixels) else 0.0
+        return mean, deviations / np.where(n_any > self.ddof, n_any - self.ddof, np.nan)
+
+
+def _merge_spread(mean: _Arr, deviations: _Arr, n: _Arr, other_mean: _Arr, other_deviations: _Arr, other_n: _Arr) -> None:
+    a, b = n.astype(np.float64), other_n.astype(np.float64)
+    share = b / np.maximum(a + b, 1.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        step = other_mean - mean
+        mean += step * share
+        deviations += other_deviations + step * step * (a * share)
 
 
 class Variance(_Spread):

@@ -59,8 +59,9 @@ class VirtualDetector(UDF):
 
     def outputs(self) -> Mapping[str, Output]:
         many = self.mask is not None and self.mask.ndim > len(self.meta.shape.sig)
-        extra = {"extra": (len(self.masks),), "axes": ("mask",)} if many else {}
-        return {"intensity": nav(self._dtype, title="Intensity", **extra)}
+        if many:
+            return {"intensity": nav(self._dtype, (len(self.masks),), axes=("mask",), title="Intensity")}
+        return {"intensity": nav(self._dtype, title="Intensity")}
 
     def hook(self) -> Kernel:
         narrow = is_narrow(self.meta.dtype)

@@ -113,3 +113,22 @@ def add_deviations(tile: _Arr, running_mean: _Arr, deviations: _Arr, seen: _Arr,
             m[j] += step * share
             d[j] += step * step * weight
         i += 1
+
+
+@kernel
+def add_repaired(tile: _Arr, repaired: _Arr, bad: _Arr, good: _Arr, shares: _Arr) -> None:
+    """Mean, squared deviations and number (k, 3) of the values that replace k excluded pixels, over whole frames.
+
+    The value of pixel b is the sum of shares[:, 0] * pixel - shares[:, 1] over the pixels `good` in [bad[b], bad[b + 1]).
+    """
+    for i in range(tile.shape[0]):
+        f = flat_of(tile, i)
+        for b in range(repaired.shape[0]):
+            value = 0.0
+            for k in range(bad[b], bad[b + 1]):
+                value += shares[k, 0] * np.float64(f[good[k]]) - shares[k, 1]
+            before = repaired[b, 2]
+            step = value - repaired[b, 0]
+            repaired[b, 0] += step / (before + 1.0)
+            repaired[b, 1] += step * step * (before / (before + 1.0))
+            repaired[b, 2] = before + 1.0

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import libstream as ls
 from libstream.errors import ParameterError, UsageError
 from libstream.udfs.kernels.sums import log_of
-from libstream.udfs.statistics import exact_deviations, exact_mean
+from libstream.udfs.statistics import exact_spread
 
 EPS = np.finfo(np.float64).eps
 
@@ -77,10 +77,10 @@ def test_many_frames_of_the_largest_values() -> None:
         total, squares = k * low + (n - k) * high, k * low**2 + (n - k) * high**2
         words = k * (low**2 & 0xFFFFFFFF) + (n - k) * (high**2 & 0xFFFFFFFF), k * (low**2 >> 32) + (n - k) * (high**2 >> 32)
         kind = np.int64 if low < 0 else np.uint64
-        got = exact_deviations(np.array([total], kind), np.array([words[0]], np.uint64), np.array([words[1]], np.uint64), n)
+        mean, got = exact_spread(np.array([total], kind), np.array([words[0]], np.uint64), np.array([words[1]], np.uint64), n)
         expected = Fraction(squares) - Fraction(total) ** 2 / n
         assert got[0] == pytest.approx(float(expected), rel=4 * EPS, abs=0)
-        assert exact_mean(np.array([total], kind), n)[0] == pytest.approx(float(Fraction(total, n)), rel=EPS, abs=0)
+        assert mean[0] == pytest.approx(float(Fraction(total, n)), rel=EPS, abs=0)
 
 
 def test_too_few_frames_have_no_variance() -> None:
@@ -106,17 +106,28 @@ def test_what_is_not_finite_has_no_variance() -> None:
     assert_allclose(got["variance"][~bad], frames[..., ~bad].astype("f8").var((0, 1)), rtol=1e-12)
 
 
-def test_mean_and_variance_of_corrected_frames() -> None:
-    frames = np.random.default_rng(6).integers(0, 1000, (4, 5, 6, 6)).astype("u2")
-    excluded = np.zeros((6, 6), bool)
-    excluded[2, 3] = True
-    corrections = ls.Corrections(dark=np.full((6, 6), 7.5), gain=np.linspace(0.9, 1.1, 36).reshape(6, 6), excluded=excluded)
-    corrected = corrections.apply(frames)
-    got = run(
-        frames, ls.udfs.StdDev(), corrections=corrections
-    )  # a repaired pixel's variance is not made of variances: frames are corrected
-    assert_allclose(got["mean"], corrected.mean((0, 1)), rtol=1e-6)
-    assert_allclose(got["std"], corrected.std((0, 1)), rtol=1e-5)
+@pytest.mark.parametrize("dtype", ["u2", "i4", "f4"])
+def test_mean_and_variance_of_corrected_frames(dtype: str) -> None:
+    rng = np.random.default_rng(6)
+    frames = rng.integers(0, 1000, (4, 5, 300, 200)).astype(dtype)  # large enough for bands of rows
+    excluded = rng.random((300, 200)) < 0.01
+    excluded[2:5, 3:6] = True  # one pixel has no good neighbour among the 8 around it
+    dark, gain = rng.normal(7, 1, (300, 200)), rng.normal(1, 0.1, (300, 200))
+    for corrections in (
+        ls.Corrections(dark=dark),
+        ls.Corrections(gain=gain),
+        ls.Corrections(dark=dark, gain=gain, excluded=excluded),
+        ls.Corrections(excluded=excluded),
+    ):
+        given = frames
+        if corrections.excluded is not None and dtype == "f4":
+            given = frames.copy()
+            given[..., excluded] = np.nan
+        corrected = corrections.apply(given)
+        got = run(given, ls.udfs.Variance(ddof=1), corrections=corrections)
+        assert_allclose(got["mean"], corrected.mean((0, 1)), rtol=1e-12)
+        assert_allclose(got["variance"], corrected.var((0, 1), ddof=1), rtol=1e-11)
+        assert_allclose(run(given, ls.udfs.StdDev(), corrections=corrections)["std"], corrected.std((0, 1)), rtol=1e-11)
 
 
 def test_extremes_of_a_region_of_interest() -> None:
