@@ -28,18 +28,24 @@ BLOCKED_COST = 2.3
 """The same with 4 frames and 4 masks at a time (3.3 GB/s of uint16 for 16 masks)."""
 
 
-def segments_of(mask: _Arr, gap: int = 0) -> _Arr:
-    """Runs of True in flat `mask` as int64 (k, 2), half-open; gaps of up to `gap` pixels are bridged, none is longer than SEGMENT."""
-    edges = np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))
-    starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    if not len(starts):
-        return np.zeros((0, 2), np.int64)
-    wide = starts[1:] - stops[:-1] > gap
-    starts, stops = starts[np.concatenate([[True], wide])], stops[np.concatenate([wide, [True]])]
+def runs_of(mask: _Arr) -> _Arr:
+    """Runs of True in flat `mask`: int64 (k, 2), half-open."""
+    edges = np.flatnonzero(mask[1:] != mask[:-1]) + 1
+    head = np.zeros(1 if mask.size and mask[0] else 0, np.int64)
+    tail = np.full(1 if mask.size and mask[-1] else 0, mask.size, np.int64)
+    return np.concatenate([head, edges, tail]).astype(np.int64).reshape(-1, 2)
+
+
+def segments_of(runs: _Arr, gap: int = 0) -> _Arr:
+    """Runs (k, 2) with gaps of up to `gap` pixels bridged and cut to at most SEGMENT pixels."""
+    if not len(runs):
+        return runs
+    wide = runs[1:, 0] - runs[:-1, 1] > gap
+    starts, stops = runs[np.concatenate([[True], wide]), 0], runs[np.concatenate([wide, [True]]), 1]
     pieces = -(-(stops - starts) // SEGMENT)
     nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     first = np.repeat(starts, pieces) + nth * SEGMENT
-    return np.stack([first, np.minimum(first + SEGMENT, np.repeat(stops, pieces))], axis=1).astype(np.int64)
+    return np.stack([first, np.minimum(first + SEGMENT, np.repeat(stops, pieces))], axis=1)
 
 
 @dataclass(frozen=True)
@@ -81,22 +87,23 @@ def cheapest(masks: _Arr, meta: RunMeta, out: np.dtype[Any], allowed: tuple[str,
         masks = np.stack([w for w, _ in folded])
         offsets[:] = [offset for _, offset in folded]
     flat = np.ascontiguousarray(masks.reshape(n, -1))
-    inside = flat != 0
+    binary = flat.dtype.kind == "b"
+    inside = flat if binary else flat != 0
     rows, complex_ = flat, flat.dtype.kind == "c"
     if complex_:
         rows = np.stack([flat.real, flat.imag], axis=1).reshape(2 * n, -1)
     units = np.tile(np.array([1, 1j], out), n) if complex_ else np.ones(n, out)
     padded = -(-len(rows) // 4) * 4
     gap = SEGMENT_COST // dtype.itemsize
-    exact = [segments_of(m) for m in inside]
-    near = [segments_of(m, gap) for m in inside]
+    runs = [runs_of(m) for m in inside]
+    exact, near = [segments_of(r) for r in runs], [segments_of(r, gap) for r in runs]
     each = [s for s in near for _ in range(2 if complex_ else 1)]
-    many = [segments_of(inside.any(axis=0), gap)]
+    many = near if n == 1 else [segments_of(runs_of(np.asarray(inside.any(axis=0))), gap)]
 
     costs: dict[str, float] = {}
     if not offsets.any():
-        costs["pixels"] = PIXEL_COST * int(inside.sum())
-        if (flat[inside] == 1).all() and out.kind != "c":
+        costs["pixels"] = PIXEL_COST * _size(exact)
+        if out.kind != "c" and (binary or (flat[inside] == 1).all()):
             costs["runs"] = dtype.itemsize * _size(exact) + SEGMENT_COST * _count(exact)
             if dtype.kind in "biu" and dtype.itemsize < 8:
                 costs["bits"] = BITS_FACTOR * dtype.itemsize * _size(near) + SEGMENT_COST * _count(near)

@@ -5,6 +5,8 @@ Integers are compared with exact integers of Python, floats with a bound on the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -18,8 +20,8 @@ from libstream.testing._bench import KEY, Bench
 from libstream.testing.sources import ScriptedSource
 from libstream.udfs.masks import ALL, cheapest
 
-INTEGERS = ["u1", "u2", "u4", "i1", "i2", "i4", "?"]
-ALL_DTYPES = [*INTEGERS, "u8", "i8", "f4", "f8"]
+# each dtype and form is compiled apart, so these are those that take another path, not all
+DTYPES = ["u1", "u2", "i2", "u4", "?", "u8", "f4", "f8"]
 EPS = np.finfo(np.float64).eps
 EXAMPLES = max(6, settings.default.max_examples // 4)  # of each dtype and form: there are many of those
 
@@ -87,10 +89,18 @@ def check_sum(got: np.ndarray, terms: np.ndarray, axis: Any) -> None:
     assert (np.abs(got - terms.sum(axis=axis)) <= bound).all()
 
 
+@contextmanager
+def _form(name: str) -> Iterator[None]:
+    """Virtual detectors take this form, whatever it costs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("libstream.udfs.virtual.cheapest", lambda *a: cheapest(*a[:3], (name,)))
+        yield
+
+
 # -- sums --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(case=cases())
 @settings(max_examples=EXAMPLES)
 def test_sum_over_the_scan(dtype: str, case: dict[str, Any]) -> None:
@@ -100,7 +110,7 @@ def test_sum_over_the_scan(dtype: str, case: dict[str, Any]) -> None:
     check_sum(got, frames, 0)
 
 
-@pytest.mark.parametrize("dtype", ALL_DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(case=cases())
 @settings(max_examples=EXAMPLES)
 def test_totals_of_frames(dtype: str, case: dict[str, Any]) -> None:
@@ -108,15 +118,16 @@ def test_totals_of_frames(dtype: str, case: dict[str, Any]) -> None:
     check_sum(results(ls.udfs.FrameTotals(), frames, case)["total"], frames, (1, 2))
 
 
-@pytest.mark.parametrize("dtype", ["u2", "f4"])
 @given(case=cases(n_sig=1))
 @settings(max_examples=EXAMPLES)
-def test_spectra(dtype: str, case: dict[str, Any]) -> None:
-    frames = frames_of(case, dtype)
+def test_spectra(case: dict[str, Any]) -> None:
+    frames = frames_of(case, "u2")
     check_sum(results(ls.udfs.Sum(), frames, case, 1)["sum"], frames, 0)
     check_sum(results(ls.udfs.FrameTotals(), frames, case, 1)["total"], frames, 1)
-    mask = np.random.default_rng(case["seed"]).random(case["sig"]) < 0.5
-    check_sum(results(ls.udfs.VirtualDetector(mask=mask), frames, case, 1)["intensity"], np.where(mask, frames, 0), 1)
+    window = np.zeros(case["sig"])
+    window[case["seed"] % case["sig"][0] :] = 0.5
+    with _form("each"):
+        check_sum(results(ls.udfs.VirtualDetector(mask=window), frames, case, 1)["intensity"], window * frames, 1)
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------
@@ -136,9 +147,9 @@ def test_mean_and_variance_of_integers_are_exact(dtype: str, case: dict[str, Any
     frames = frames_of(case, dtype)
     mean, deviations = exact_moments(frames)
     got = results(ls.udfs.Variance(), frames, case)
-    alone = results(ls.udfs.Mean(), frames, case)["mean"]
     np.testing.assert_allclose(got["mean"], mean.astype(float), rtol=2 * EPS, atol=0)
-    np.testing.assert_array_equal(alone, got["mean"])
+    if dtype in ("u2", "i4"):
+        np.testing.assert_array_equal(results(ls.udfs.Mean(), frames, case)["mean"], got["mean"])
     np.testing.assert_allclose(got["variance"], (deviations / len(frames)).astype(float), rtol=8 * EPS, atol=0)
 
 
@@ -157,7 +168,7 @@ def test_mean_and_variance_of_floats(dtype: str, case: dict[str, Any]) -> None:
     assert (np.abs(got["std"] ** 2 - variance) <= bound).all()
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4", "?"])
+@pytest.mark.parametrize("dtype", ["u2", "i4", "f4", "?"])
 @given(case=cases(), poison=st.booleans())
 @settings(max_examples=EXAMPLES)
 def test_extremes(dtype: str, case: dict[str, Any], poison: bool) -> None:
@@ -169,7 +180,7 @@ def test_extremes(dtype: str, case: dict[str, Any], poison: bool) -> None:
     np.testing.assert_array_equal(results(ls.udfs.Min(), frames, case)["min"], frames.min(axis=0))
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4", "?"])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4"])
 @given(case=cases())
 @settings(max_examples=EXAMPLES)
 def test_sum_of_logarithms(dtype: str, case: dict[str, Any]) -> None:
@@ -195,16 +206,27 @@ def masks(draw: st.DrawFn, sig: tuple[int, ...], kind: str) -> np.ndarray:
     return np.where(inside, weights + 1j * rng.normal(0, 3, shape) if kind == "complex" else weights, 0)
 
 
-@pytest.mark.parametrize("form", ["runs", "bits", "pixels"])
-@pytest.mark.parametrize("dtype", ["u2", "i2", "u4", "i4", "?"])
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    [
+        ("u2", "runs"),
+        ("i2", "runs"),
+        ("u4", "runs"),
+        ("u1", "bits"),
+        ("i2", "bits"),
+        ("u4", "bits"),
+        ("?", "bits"),
+        ("u2", "pixels"),
+        ("i4", "pixels"),
+    ],
+)
 @given(data=st.data())
 @settings(max_examples=EXAMPLES)
 def test_binary_masks_over_integers_are_exact(dtype: str, form: str, data: st.DataObject) -> None:
     case = data.draw(cases())
     mask = data.draw(masks(case["sig"], "binary"))
     frames = frames_of(case, dtype)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("libstream.udfs.virtual.cheapest", lambda *a: cheapest(*a[:3], (form,)))
+    with _form(form):
         got = results(ls.udfs.VirtualDetector(mask=mask), frames, case)["intensity"]
     assert got.dtype == (np.int64 if dtype[0] == "i" else np.uint64)
     several = mask.reshape(-1, *case["sig"])
@@ -213,8 +235,7 @@ def test_binary_masks_over_integers_are_exact(dtype: str, form: str, data: st.Da
 
 
 @pytest.mark.parametrize("form", ["each", "many", "pixels"])
-@pytest.mark.parametrize("kind", ["real", "complex"])
-@pytest.mark.parametrize("dtype", ["u2", "u8", "f4"])
+@pytest.mark.parametrize(("dtype", "kind"), [("u2", "real"), ("u8", "real"), ("f4", "real"), ("u2", "complex")])
 @given(data=st.data(), poison=st.booleans())
 @settings(max_examples=EXAMPLES)
 def test_weights(dtype: str, kind: str, form: str, data: st.DataObject, poison: bool) -> None:
@@ -224,8 +245,7 @@ def test_weights(dtype: str, kind: str, form: str, data: st.DataObject, poison: 
     several = mask.reshape(-1, *case["sig"])
     if poison and dtype == "f4":
         frames[:, (several == 0).all(axis=0)] = np.nan  # outside of all masks
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("libstream.udfs.virtual.cheapest", lambda *a: cheapest(*a[:3], (form,)))
+    with _form(form):
         got = results(ls.udfs.VirtualDetector(mask=mask), frames, case)["intensity"].reshape(len(frames), -1)
     for i, m in enumerate(several):
         check_sum(got[:, i], np.where(m != 0, m * frames.astype(np.float64), 0), (1, 2))
@@ -239,8 +259,7 @@ def test_binary_masks_over_floats(dtype: str, data: st.DataObject) -> None:
     mask = data.draw(masks(case["sig"], "binary"))
     frames = frames_of(case, dtype)
     form = data.draw(st.sampled_from(["runs", "each"])) if dtype != "u2" else "bits"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("libstream.udfs.virtual.cheapest", lambda *a: cheapest(*a[:3], (form,)))
+    with _form(form):
         got = results(ls.udfs.VirtualDetector(mask=mask.astype(float)), frames, case)["intensity"].reshape(len(frames), -1)
     for i, m in enumerate(mask.reshape(-1, *case["sig"])):
         check_sum(got[:, i], np.where(m, frames, 0), (1, 2))

@@ -13,7 +13,7 @@ from libstream.errors import LibstreamError, ParameterError, ShapeError, UsageEr
 from libstream.model.shape import DataShape
 from libstream.model.source import RunMeta, default_axes
 from libstream.udfs.kernels.masks import SEGMENT
-from libstream.udfs.masks import cheapest, segments_of
+from libstream.udfs.masks import cheapest, runs_of, segments_of
 
 RNG = np.random.default_rng(1)
 FRAMES = RNG.integers(0, 4000, (3, 4, 24, 20)).astype("u2")
@@ -224,11 +224,13 @@ def test_the_cheapest_form_is_taken() -> None:
 
 def test_segments() -> None:
     mask = np.array([1, 1, 0, 0, 1, 0, 0, 0, 1, 1, 1], bool)
-    assert segments_of(mask).tolist() == [[0, 2], [4, 5], [8, 11]]
-    assert segments_of(mask, 2).tolist() == [[0, 5], [8, 11]]
-    assert segments_of(mask, 3).tolist() == [[0, 11]]
-    assert segments_of(np.zeros(5, bool)).tolist() == []
-    long = segments_of(np.ones(2 * SEGMENT + 1, bool))
+    runs = runs_of(mask)
+    assert runs.tolist() == segments_of(runs).tolist() == [[0, 2], [4, 5], [8, 11]]
+    assert runs_of(~mask).tolist() == [[2, 4], [5, 8]]
+    assert segments_of(runs, 2).tolist() == [[0, 5], [8, 11]]
+    assert segments_of(runs, 3).tolist() == [[0, 11]]
+    assert segments_of(runs_of(np.zeros(5, bool))).tolist() == []
+    long = segments_of(runs_of(np.ones(2 * SEGMENT + 1, bool)))
     assert long.tolist() == [[0, SEGMENT], [SEGMENT, 2 * SEGMENT], [2 * SEGMENT, 2 * SEGMENT + 1]]
 
 
