@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +74,12 @@ class VirtualDetector(UDF):
             "many": kernels.weigh_many_float if real else kernels.weigh_many,
         }
         return choice[self._form.name]
+
+    @classmethod
+    def examples(cls, sig: tuple[int, ...]) -> Sequence[UDF]:
+        ramp = np.linspace(1, 2, int(np.prod(sig))).reshape(sig)
+        masks = (Array(ramp), Array(np.stack([ramp] * 4)))
+        return (cls(), cls(outer=Quantity(min(sig) / 3)), cls(shape="point"), *(cls(mask=m) for m in masks))
 
     # -- constants -------------------------------------------------------------------------------------------------
 

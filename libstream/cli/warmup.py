@@ -89,14 +89,15 @@ def warm(name: str, dtypes: tuple[str, ...]) -> _Done:
         cls = registry.load("udfs", name)
         if not cls.dry_run:
             return _Done(name, 0.0, "it writes files")
-        udf = _example(cls)
-        if udf is None:
+        udfs = cls.examples(_FRAME) or [u for u in (_example(cls),) if u is not None]
+        if not udfs:
             return _Done(name, 0.0, "it has parameters without a default, so it is compiled at its first use")
         unfit: list[str] = []
         for dtype in dtypes:
             try:
                 for data, corrections in _data(np.dtype(dtype), corrected=dtype == dtypes[0]):
-                    api.run(data, {"warmup": udf}, executor="inline", corrections=corrections)
+                    for udf in udfs:
+                        api.run(data, {"warmup": udf}, executor="inline", corrections=corrections)
             except UsageError as exc:  # its defaults do not suit this dtype
                 unfit.append(f"{dtype} ({one_line(exc)})")
         if unfit:

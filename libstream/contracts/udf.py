@@ -7,7 +7,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar, dataclass_transform, get_args, get_type_hints
 
@@ -35,6 +35,7 @@ RESERVED = frozenset(
         "end_run",
         "hook",
         "version",
+        "examples",
         "folds_corrections",
         "whole_frames",
         "dry_run",
@@ -157,6 +158,14 @@ class UDF:
         results: merged outputs by name (private ones too, derived ones not) where all partitions were processed;
         None where the run failed, was cancelled or was superseded by new parameters: undo then.
         """
+
+    @classmethod
+    def examples(cls, sig: tuple[int, ...]) -> Sequence[UDF]:
+        """Instances for frames of shape `sig` that together use all forms of the kernel: what `libstream warmup` compiles.
+
+        None (the default): the instance with default parameters will do.
+        """
+        return ()
 
     # -- what the engine uses --------------------------------------------------------------------------------------
 

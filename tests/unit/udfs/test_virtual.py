@@ -12,8 +12,9 @@ import libstream as ls
 from libstream.errors import LibstreamError, ParameterError, ShapeError, UsageError
 from libstream.model.shape import DataShape
 from libstream.model.source import RunMeta, default_axes
+from libstream.testing._bench import Bench
 from libstream.udfs.kernels.masks import SEGMENT
-from libstream.udfs.masks import cheapest, runs_of, segments_of
+from libstream.udfs.masks import ALL, cheapest, runs_of, segments_of
 
 RNG = np.random.default_rng(1)
 FRAMES = RNG.integers(0, 4000, (3, 4, 24, 20)).astype("u2")
@@ -220,6 +221,16 @@ def test_the_cheapest_form_is_taken() -> None:
     for k in range(16):
         disjoint[k, 16 * k : 16 * k + 16] = scattered[:16]
     assert cheapest(disjoint, meta(), f8).name == "each"  # each pixel is in one of them
+
+
+def test_the_examples_use_all_forms() -> None:
+    frames = np.ones((2, 24, 32), "u2")
+    source = ls.open(frames)
+    used = set()
+    for udf in ls.udfs.VirtualDetector.examples((24, 32)):
+        bench = Bench(udf, source)
+        used.add(bench.udf._form.name)
+    assert used == set(ALL)
 
 
 def test_segments() -> None:
