@@ -92,16 +92,17 @@ class Case:
     """One way to cut."""
 
     def __init__(self, draw: Any, sig_axes: int) -> None:
-        self.nav = tuple(draw(st.lists(st.integers(1, 6), max_size=3)))
+        # the first of each choice is what hypothesis tries most: scattered frames, used in place, several runs to a tile
+        self.nav = draw(st.sampled_from([(4, 5), (3, 6), (2, 3, 4), (7,), (1,), (), (1, 9)]))
         self.sig = tuple(draw(st.lists(st.integers(1, 9), min_size=sig_axes, max_size=sig_axes)))
         n = int(np.prod(self.nav, dtype=int))
-        self.sync = draw(st.integers(-n - 1, n + 1))
-        self.n_frames = draw(st.integers(1, n + 3))
-        self.layout = draw(st.sampled_from(["buffer", "view", "gaps"]))
+        self.sync = draw(st.sampled_from([0, 1, -2, n - 1, -n, n + 1]))
+        self.n_frames = max(1, n + draw(st.sampled_from([0, 3, -2, -n])))
+        self.layout = draw(st.sampled_from(["view", "gaps", "buffer"]))
         self.depth, self.rows = draw(st.integers(1, n + 2)), draw(st.none() | st.integers(1, self.sig[0]))
         self.sizes = draw(st.lists(st.integers(1, n), max_size=4))
         rng = np.random.default_rng(draw(st.integers(0, 99)))
-        self.mask = draw(st.sampled_from([None, rng.random(self.nav) < 0.6]))
+        self.mask = draw(st.sampled_from([rng.random(self.nav) < 0.6, None]))
         self.bad = rng.random(self.n_frames) < draw(st.sampled_from([0.0, 0.3, 1.0]))
 
     def __repr__(self) -> str:
@@ -137,14 +138,14 @@ def hands_out_each_pixel_once(udf: type[Seen], case: Case) -> None:
 
 
 @pytest.mark.parametrize("udf", PYTHON)
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(case=two_axes)
 def test_python_hooks(udf: type[Seen], case: Case) -> None:
     hands_out_each_pixel_once(udf, case)
 
 
 @pytest.mark.parametrize("udf", COMPILED)
-@settings(max_examples=25)
+@settings(max_examples=30)
 @given(case=two_axes)
 def test_compiled_hooks(udf: type[Seen], case: Case) -> None:
     hands_out_each_pixel_once(udf, case)

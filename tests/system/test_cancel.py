@@ -88,7 +88,7 @@ def executor(request: pytest.FixtureRequest) -> Any:
 def test_cancel_stops_calls(executor: Any, tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     job = ls.start(FRAMES, Marks(path=str(marks)), executor=executor)
-    until(lambda: size(marks) > 20, "the run has begun")
+    until(lambda: size(marks) > 300, "partitions of more than 100 frames are in work")
     before = size(marks)
     job.cancel()
     with pytest.raises(CancelledError):
