@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
+import sys
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import ClassVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, ClassVar
 
 from libstream.executors._feed import Feed
 from libstream.ext import CancelFlag, CancelledError, Partial, Partition, Traits, UsageError, Work, n_workers_default
@@ -46,26 +49,32 @@ class ThreadsExecutor:
         work.setup()
         pool, feed = self._started(), Feed(partitions)
         flying: set[Future[Partial]] = set()
+        done: queue.SimpleQueue[Future[Partial]] = queue.SimpleQueue()  # wait() of many futures costs 50 us each time
         room = 2 * in_flight  # more than threads: they go on while the loop merges and publishes
         with _one_blas_thread():
             try:
+                future: Future[Partial] | None
                 while True:
                     while not cancel and len(flying) < room and (partition := feed.poll(room - len(flying))) is not None:
-                        flying.add(pool.submit(work.process, partition, cancel))
-                    done: set[Future[Partial]] = set()
+                        future = pool.submit(work.process, partition, cancel)
+                        flying.add(future)
+                        future.add_done_callback(done.put)
+                    future = None
                     if flying:
                         idle = len(flying) < in_flight and not feed.ended
-                        done, flying = wait(flying, timeout=POLL_S if idle else HEARTBEAT_S, return_when=FIRST_COMPLETED)
+                        with contextlib.suppress(queue.Empty):
+                            future = done.get(timeout=POLL_S if idle else HEARTBEAT_S)
                     elif cancel or feed.ended:
                         break
                     else:
                         feed.wait(HEARTBEAT_S)
-                    if not done:
-                        yield None
-                        if cancel:
-                            break
-                    for future in done:
+                    if future is not None:
+                        flying.discard(future)
                         yield future.result()
+                        continue
+                    yield None
+                    if cancel:
+                        break
                 if cancel:
                     raise CancelledError("cancelled")
             finally:
@@ -93,7 +102,14 @@ class ThreadsExecutor:
             pool.shutdown(wait=True)
 
 
-def _one_blas_thread():  # type: ignore[no-untyped-def]
-    from threadpoolctl import threadpool_limits
+_controller: tuple[int, Any] = (0, None)
 
-    return threadpool_limits(limits=1, user_api="blas")
+
+def _one_blas_thread() -> Any:
+    """Limits BLAS pools to one thread. Looking for them takes longer than some runs: only when modules were imported since."""
+    global _controller
+    if _controller[0] != len(sys.modules):
+        from threadpoolctl import ThreadpoolController
+
+        _controller = (len(sys.modules), ThreadpoolController())
+    return _controller[1].limit(limits=1, user_api="blas")

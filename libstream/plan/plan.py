@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,7 @@ class RunPlan:
     order: str
     reasons: tuple[str, ...] = field(default=())
 
-    @property
+    @functools.cached_property
     def n_selected(self) -> int:
         """Number of positions to process."""
         return int((self.runs[:, 1] - self.runs[:, 0]).sum())

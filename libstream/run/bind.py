@@ -274,7 +274,7 @@ def _try(bound: Bound, call: Call, frames: _Arr, position: int = 0) -> tuple[dic
             call.run_checked(frames[:n])
         block, flag = Block.of(frames[:n], np.arange(position, position + n, dtype=np.int64)), np.zeros(1, np.uint8)
         if call.compiled:
-            Lanes({call.key: call}, {call.key: state}, {call.key: None}, frames, n, [band], Buffers()).run(block, flag)
+            Lanes({call.key: call}, {call.key: state}, {call.key: None}, frames.shape[1:], n, [band], Buffers()).run(block, flag)
         else:
             call.tile(state, block, band, flag)
     return call.end(state)

@@ -20,6 +20,7 @@ from libstream.model.partial import RaggedPart
 from libstream.model.shape import Region
 from libstream.model.tile import At, Aux, Tile
 from libstream.run.block import Block
+from libstream.run.buffers import reused
 
 _Arr = np.ndarray[Any, Any]
 
@@ -92,6 +93,8 @@ class Call:
         self.aux_names = per_position_fields(type(udf))
         self.aux_arrays = {n: self._aux(n) for n in self.aux_names if getattr(udf, n) is not None}
         self._dtypes = {n: self._accumulator_dtype(o, partial_frames) for n, o in self.outputs.items()}
+        # merging adds narrow sums to wide ones at no cost; a `merge` of the user's gets what outputs() declares
+        self._widens = any(o.merge == "custom" for o in self.outputs.values())
         if self.compiled:
             self.args, self._fixed = self._bind_kernel()
             self.ragged = next((a.name for a in self.args if a.kind == "ragged"), "")
@@ -172,7 +175,8 @@ class Call:
                 arrays[name] = np.empty((max(64, 4 * n), *o.extra), o.dtype) if self.compiled else Puts(o, n)
             else:
                 shape = (*sig, *o.extra) if o.kind == "sig" else (o.extra or (1,))
-                arrays[name] = np.full(shape, o.init_value, self._dtypes[name])
+                arrays[name] = reused(shape, self._dtypes[name])
+                arrays[name][...] = o.init_value
         if self.compiled and any(o.kind == "ragged" for o in self.outputs.values()):
             arrays["#counts"] = np.zeros(n, np.int64)
         return State(arrays, n)
@@ -267,7 +271,8 @@ class Call:
                     )
                 placed[name] = RaggedPart(value[: state.used].copy(), counts)
             else:
-                reduced[name] = value.reshape(value.shape if o.kind == "sig" or o.extra else ()).astype(o.dtype, copy=False)
+                value = value.reshape(value.shape if o.kind == "sig" or o.extra else ())
+                reduced[name] = value.astype(o.dtype, copy=False) if self._widens else value
         return placed, reduced
 
     def _run_frames(self, state: State, block: Block, cancel: _Arr) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from libstream.errors import CancelledError
 from libstream.kernels import loops
-from libstream.kernels.loops import DONE, FAILED, FIRST, INDEX, NEEDS_ROOM, USED, WANTED, driver, fill_context
+from libstream.kernels.loops import DONE, FAILED, FIRST, INDEX, NEEDS_ROOM, USED, WANTED, Entry, driver, fill_context
 from libstream.run.block import Block
 from libstream.run.buffers import Buffers
 from libstream.run.calls import Call, State
@@ -29,21 +29,22 @@ class Lanes:
         calls: Mapping[str, Call],
         states: Mapping[str, State],
         converters: Mapping[str, Converter | None],
-        sample: _Arr,
+        sig: tuple[int, ...],
         depth: int,
         bands: list[tuple[int, int]],
         buffers: Buffers,
+        entries: Mapping[Any, Entry] | None = None,
     ) -> None:
+        """entries: those of the converters, by their keys."""
         self.calls, self.states = list(calls.values()), [states[k] for k in calls]
         self.depth, self.bands = depth, np.array(bands, np.int64)
         used = {c.key: c for k in calls if (c := converters[k]) is not None}
         self.first = len(used)
-        sig = sample.shape[1:]
         self._kept: list[tuple[_Arr, list[_Arr]]] = []
-        entries = [c.entry(sample) for c in used.values()] + [c.entry for c in self.calls]
-        n = len(entries)
-        self.addresses = np.array([e.address for e in entries], np.int64)
-        self.contexts = np.zeros((n, max(e.n_slots for e in entries)), np.int64)
+        all_entries = [(entries or {})[key] for key in used] + [c.entry for c in self.calls]
+        n = len(all_entries)
+        self.addresses = np.array([e.address for e in all_entries], np.int64)
+        self.contexts = np.zeros((n, max(e.n_slots for e in all_entries)), np.int64)
         self.sources, self.strides, self.row_strides = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.native = np.ones(n, bool)
         if len(sig) == 2:

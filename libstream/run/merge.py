@@ -16,6 +16,7 @@ from libstream.contracts.udf import UDF
 from libstream.errors import UDFError
 from libstream.model.output import Output
 from libstream.model.partial import Partial, RaggedPart
+from libstream.run.buffers import reused
 
 _Arr = np.ndarray[Any, Any]
 Key = tuple[str, str]
@@ -43,19 +44,19 @@ class Merger:
             left.failures + right.failures,
         )
 
-    def pair(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr]) -> Mapping[Key, _Arr]:
+    def pair(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr], *, into_left: bool = False) -> Mapping[Key, _Arr]:
         """Merged accumulators of two neighbours; an empty mapping stands for partitions in which no frame was processed."""
-        return self.reduced(left, right) if left and right else left or right
+        return self.reduced(left, right, into_left=into_left) if left and right else left or right
 
-    def reduced(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr]) -> dict[Key, _Arr]:
-        """Merged accumulators of two neighbours, both of which saw frames."""
+    def reduced(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr], *, into_left: bool = False) -> dict[Key, _Arr]:
+        """Merged accumulators of two neighbours, both of which saw frames. into_left: the arrays of `left` may be overwritten."""
         out: dict[Key, _Arr] = {}
         for key, (udf, outputs) in self.udfs.items():
             names = [n for n, o in outputs.items() if o.kind in ("sig", "single")]
             custom = [n for n in names if outputs[n].merge == "custom"]
             for name in names:
                 a, b = left[key, name], right[key, name]
-                out[key, name] = a.copy() if name in custom else _merged(outputs[name].merge, a, b, key, name)
+                out[key, name] = a.copy() if name in custom else _merged(outputs[name], a, b, key, name, into_left)
             if custom:
                 into = SimpleNamespace(**{n: out[key, n] for n in names})
                 part = SimpleNamespace(**{n: _read_only(right[key, n]) for n in names})
@@ -75,24 +76,26 @@ class Merger:
         return out
 
 
-def _merged(how: str, a: _Arr, b: _Arr, key: str, name: str) -> _Arr:
-    if how == "max":
-        return np.maximum(a, b)
-    if how == "min":
-        return np.minimum(a, b)
-    total = np.add(a, b)
+def _merged(o: Output, a: _Arr, b: _Arr, key: str, name: str, into_a: bool) -> _Arr:
+    # sums of one partition may be narrower than the output (Output.partial_dtype); fresh arrays cost more than adding
+    dtype = np.result_type(a, b, o.dtype)
+    out = a if into_a and a.dtype == dtype and a.flags.writeable else reused(a.shape, dtype)
+    if o.merge in ("max", "min"):
+        return (np.maximum if o.merge == "max" else np.minimum)(a, b, out=out)
+    total = np.add(a, b, out=out, dtype=dtype)  # from here on `a` may be gone
     wrapped: Any = False
     if total.dtype.kind == "u":
-        wrapped = (total < a).any()
+        wrapped = (total < b).any()
     elif total.dtype.kind == "i":
-        wrapped = (((a >= 0) == (b >= 0)) & ((total >= 0) != (a >= 0))).any()
+        wrapped = (((total - b >= 0) == (b >= 0)) & ((total >= 0) != (b >= 0))).any()
     if wrapped:
         raise UDFError(
-            f"UDF {key}: output {name} overflows its dtype {a.dtype} when partial sums are added; declare a wider dtype (uint64, float64)",
+            f"UDF {key}: output {name} overflows its dtype {total.dtype} when partial sums are added; declare a wider dtype "
+            "(uint64, float64)",
             udf=key,
             where="merge",
         )
-    return np.asarray(total)
+    return total
 
 
 def _read_only(array: _Arr) -> _Arr:
@@ -108,11 +111,15 @@ def _joined(a: Any, b: Any) -> Any:
 
 
 class Tree:
-    """The fixed binary tree. A node (level, i) covers partitions [i << level, (i + 1) << level)."""
+    """The fixed binary tree. A node (level, i) covers partitions [i << level, (i + 1) << level).
+
+    Arrays that are added are not changed; sums that were made here are, as more comes.
+    """
 
     def __init__(self, merger: Merger) -> None:
         self.merger = merger
         self.nodes: dict[tuple[int, int], Mapping[Key, _Arr]] = {}
+        self._own: set[tuple[int, int]] = set()
 
     def add(self, number: int, span: int, reduced: Mapping[Key, _Arr]) -> None:
         """Add the accumulators of a node: one partition, or an aligned power of two of them combined elsewhere.
@@ -125,15 +132,23 @@ class Tree:
         for lv, j in self.nodes:
             if number < (j + 1) << lv and j << lv < number + span:
                 raise ValueError(f"partition {number} was merged twice")
-        i = number >> level
+        i, own = number >> level, False
         while (level, i ^ 1) in self.nodes:
-            other = self.nodes.pop((level, i ^ 1))
-            reduced = self.merger.pair(other, reduced) if i & 1 else self.merger.pair(reduced, other)
+            other, other_own = self.nodes.pop((level, i ^ 1)), (level, i ^ 1) in self._own
+            self._own.discard((level, i ^ 1))
+            left, right, left_own = (other, reduced, other_own) if i & 1 else (reduced, other, own)
+            own = True if left and right else other_own if other else own
+            reduced = self.merger.pair(left, right, into_left=left_own)
             level, i = level + 1, i >> 1
         self.nodes[level, i] = reduced
+        if own:
+            self._own.add((level, i))
 
     def total(self) -> Mapping[Key, _Arr] | None:
-        """Sum of what is there: complete subtrees first, along the same tree, missing partitions left out; None if empty."""
+        """Sum of what is there: complete subtrees first, along the same tree, missing partitions left out; None if empty.
+
+        Its arrays are valid until more is added.
+        """
         return (self._subtotal(*self._root()) or None) if self.nodes else None
 
     def _root(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import hashlib
 import importlib.metadata
@@ -9,6 +10,7 @@ import inspect
 import os
 import platform
 import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,22 @@ from libstream.run.bind import Bound
 
 _Arr = np.ndarray[Any, Any]
 
+# finding the text of a class takes longer than a run over a small scan
+_digests: weakref.WeakKeyDictionary[type[UDF], str] = weakref.WeakKeyDictionary()
+
 
 def source_digest(cls: type[UDF]) -> str:
     """sha256 (hex) of the text of a UDF class, or of its file for classes that were installed; "" where there is no text."""
-    try:
-        if cls.__module__.startswith("libstream."):
-            text = Path(inspect.getfile(cls)).read_bytes()
-        else:
-            text = inspect.getsource(cls).encode()
-    except (OSError, TypeError):
-        return ""
-    return hashlib.sha256(text).hexdigest()
+    if cls not in _digests:
+        try:
+            if cls.__module__.startswith("libstream."):
+                text = Path(inspect.getfile(cls)).read_bytes()
+            else:
+                text = inspect.getsource(cls).encode()
+            _digests[cls] = hashlib.sha256(text).hexdigest()
+        except (OSError, TypeError):
+            return ""
+    return _digests[cls]
 
 
 def source_file(cls: type[UDF]) -> str:
@@ -76,7 +83,7 @@ def stamp(bound: Bound, channels: Mapping[str, str], executor: str, generation: 
         "calibration": [{"name": a.name, "size": a.size, "step": a.step, "offset": a.offset, "unit": a.unit} for a in meta.axes],
         "plan": list(bound.plan.reasons),
         "executor": executor,
-        "packages": {n: importlib.metadata.version(n) for n in ("numpy", "numba", "h5py")} | {"python": platform.python_version()},
+        "packages": dict(_packages()),
         "host": {"name": platform.node(), "system": platform.platform(), "user": _user()},
         "generation": generation,
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv and sys.argv[0] else [],
@@ -97,6 +104,11 @@ def array_params(bound: Bound) -> dict[str, _Arr]:
     if bound.mask is not None:
         out["run/roi"] = bound.mask
     return out
+
+
+@functools.cache
+def _packages() -> Mapping[str, str]:
+    return {n: importlib.metadata.version(n) for n in ("numpy", "numba", "h5py")} | {"python": platform.python_version()}
 
 
 def _user() -> str:

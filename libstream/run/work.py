@@ -15,7 +15,7 @@ from libstream.contracts.executor import CancelFlag
 from libstream.contracts.source import FrameReader, Opener, Partition
 from libstream.contracts.udf import UDF
 from libstream.errors import CancelledError, UsageError
-from libstream.kernels.loops import driver
+from libstream.kernels.loops import Entry, driver
 from libstream.model.partial import PROCESSED, Partial
 from libstream.plan.plan import Tiling
 from libstream.run.block import Block
@@ -76,15 +76,17 @@ class Work:
             if "calls" in self._made:
                 return
             calls: dict[str, Call] = {}
+            entries: dict[str, dict[Any, Entry]] = {}
             for c in self.channels:
                 for key, udf in c.udfs.items():
                     calls[key] = call = Call(key, udf, self.nav, self.partition_frames)
                     if call.compiled:
                         converter = c.converters[key]
                         call.compile(_sample(c, c.dtype if converter is None else converter.dtype, converter is not None))
-                for converter in {v.key: v for v in c.converters.values() if v is not None}.values():
-                    converter.entry(_sample(c, c.dtype, False, whole=True))
+                converters = {v.key: v for v in c.converters.values() if v is not None}
+                entries[c.channel] = {k: v.entry(_sample(c, c.dtype, False, whole=True)) for k, v in converters.items()}
             driver()
+            self._made["entries"] = entries
             self._made["merger"] = Merger({k: (call.udf, call.outputs) for k, call in calls.items()})
             self._made["calls"] = calls
 
@@ -163,7 +165,8 @@ class Work:
             return
         partition = any(call.kind == "process_partition" for call in calls.values())
         depth = n if partition else c.tiling.depth
-        tiles = _Tiles(c, calls, states, depth, self._buffers(), cancel, seconds, self.profile)
+        entries: Mapping[Any, Entry] = self._made["entries"][c.channel]
+        tiles = _Tiles(c, calls, states, depth, self._buffers(), cancel, seconds, self.profile, entries)
         block = frames.whole()
         if block is not None:
             tiles.run(block)
@@ -190,6 +193,7 @@ class _Tiles:
         cancel: CancelFlag,
         seconds: dict[str, float],
         profile: bool,
+        entries: Mapping[Any, Entry],
     ) -> None:
         self.c, self.calls, self.states, self.depth = c, calls, states, depth
         self.buffers, self.cancel, self.seconds = buffers, cancel, seconds
@@ -197,14 +201,11 @@ class _Tiles:
         self.together: Lanes | None = None
         self.alone: dict[str, Lanes] = {}
         if all(call.compiled for call in calls.values()) and not (profile and len(calls) > 1):
-            sample = _sample(c, c.dtype, False, whole=True)
-            self.together = Lanes(calls, states, c.converters, sample, depth, self.bands, buffers)
+            self.together = Lanes(calls, states, c.converters, c.sig, depth, self.bands, buffers, entries)
             return
         for key, call in calls.items():
             if call.compiled:
-                self.alone[key] = Lanes(
-                    {key: call}, states, {key: None}, np.empty((1, *c.sig), np.uint8), depth, self.bands, buffers
-                )  # fmt: skip
+                self.alone[key] = Lanes({key: call}, states, {key: None}, c.sig, depth, self.bands, buffers)
 
     def run(self, block: Block) -> None:
         """Process the frames of a block; no hook is called for none."""
