@@ -14,6 +14,8 @@ import libstream as ls
 from libstream.errors import UDFError
 from libstream.model.partial import CORRUPT, PROCESSED, Partial, RaggedPart
 from libstream.run.merge import Merger, Tree
+from libstream.testing._bench import Bench
+from libstream.testing.sources import ScriptedSource
 
 SIG = (2, 3)
 
@@ -29,7 +31,9 @@ class Reductions(ls.UDF):
             "last": ls.single("i8", merge="custom"),  # not commutative: of the higher partition
         }
 
-    def process_frame(self, frame: Any, out: Any) -> None: ...
+    def process_frame(self, frame: Any, out: Any) -> None:
+        out.sum += frame
+        out.count[...] += 1
 
     def merge(self, into: Any, part: Any) -> None:
         into.product = into.product * part.product
@@ -153,6 +157,28 @@ def test_totals_do_not_share_memory_with_later_ones() -> None:
     tree.add(3, 1, reduced(3))
     tree.total()
     assert same_bits(before, first)
+
+
+@pytest.mark.parametrize("order", [range(8), reversed(range(8)), [3, 1, 0, 7, 2, 6, 4, 5]])
+def test_arrays_that_were_handed_in_are_not_changed(order: Any) -> None:
+    """A worker that is asked for a partition again, or a snapshot, may still hold them."""
+    handed, tree = {i: reduced(i) for i in range(8)}, Tree(MERGER)
+    for i in order:
+        tree.add(i, 1, handed[i])
+    assert all(same_bits(reduced(i), handed[i]) for i in range(8))
+
+
+def test_sums_of_a_run_that_goes_on_are_not_those_of_its_snapshots() -> None:
+    """Sums are merged in place: what a snapshot shows is a copy."""
+    udf = Reductions()
+    frames = np.ones((16, *SIG))
+    bench = Bench(udf, ScriptedSource(frames))
+    collector, results = bench.bound.collector(), []
+    for p in bench.cut([1] * 16):
+        collector.add(p)
+        results.append(collector.result(0, 1, {}, {}, False)["udf"])
+    assert [int(r["count"]) for r in results] == list(range(1, 17))
+    assert [r["sum"][0, 0] for r in results] == [float(i) for i in range(1, 17)]
 
 
 # -- pairs -------------------------------------------------------------------------------------------------------------
