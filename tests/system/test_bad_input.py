@@ -269,6 +269,32 @@ def test_a_file_that_changes_during_the_run(npy: Path, how: str, executor: str) 
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("how", ["shortened", "deleted", "replaced", "written to"])
+@pytest.mark.parametrize("kind", ["raw", "hdf5"])
+def test_files_of_other_formats_that_change_during_the_run(tmp_path: Path, kind: str, how: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 99, (32, 32, 16, 16)).astype("u2")
+    path = tmp_path / f"scan.{kind}"
+    if kind == "raw":
+        path.write_bytes(frames.tobytes())
+        source = ls.open(path, format="raw", dtype="u2", frame=(16, 16), scan=(32, 32))
+    else:
+        import h5py
+
+        with h5py.File(path, "w") as f:
+            f.create_dataset("frames", data=frames, chunks=(1, 32, 16, 16), compression="gzip")
+        source = ls.open(path)
+    says = []
+
+    def progress(p: Any) -> None:
+        if not says:
+            says.append(harmed(path, how))
+
+    with pytest.raises(SourceChangedError) as caught:
+        ls.run(source, Slow(), executor="threads", progress=progress)
+    assert str(path) in str(caught.value)
+    assert says[0] in str(caught.value)
+
+
 @pytest.mark.parametrize("how", ["shortened", "deleted", "written to"])
 def test_a_mapped_file_that_changes_between_partitions(npy: Path, how: str) -> None:
     """Compiled code reads settled files in place; the check before each partition comes before the touch that would kill."""
