@@ -46,6 +46,7 @@ def open(  # the door's name, as in every library of the field
     centre: tuple[float, float] | None = None,
     rotation_deg: float | None = None,
     channel: str | None = None,
+    io: str = "auto",
     **options: Any,
 ) -> FrameSource:
     """Open stored frames, without reading any. Files are recognised by content.
@@ -61,6 +62,8 @@ def open(  # the door's name, as in every library of the field
         centre: (y, x) of the optical axis in px.
         rotation_deg: rotation of the scan against the detector, anticlockwise, in degrees.
         channel: name of the channel to use where there are several.
+        io: "auto" maps files into memory where that is safe; "read" never does; "direct" reads past the system's cache of
+            files (for data larger than memory that are read once; flat formats on Linux).
         options: what the format takes (`libstream plugins` lists it), e.g. dtype=, offset=, dataset=.
 
     Raises:
@@ -68,7 +71,7 @@ def open(  # the door's name, as in every library of the field
     """
     return open_source(
         uri, format=format, scan=scan, frame=frame, sync_offset=sync_offset, scan_step=scan_step, pixel=pixel,
-        centre=centre, rotation_deg=rotation_deg, channel=channel, options=options,
+        centre=centre, rotation_deg=rotation_deg, channel=channel, io=io, options=options,
     )  # fmt: skip
 
 

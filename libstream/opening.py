@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from libstream import registry
-from libstream.contracts.source import FrameReader, FrameSource, Opener, Partition
+from libstream.contracts.source import FrameReader, FrameSource, Opener, Partition, ReadsInWays
 from libstream.errors import FormatError, NotInstalledError, ParameterError, ShapeError, UsageError
 from libstream.model.quantity import Quantity
 from libstream.model.shape import DataShape, Region, Span
@@ -27,7 +27,7 @@ HEAD_BYTES = 64 * 1024
 
 def open_source(
     uri: Any, *, format: str | None, scan: Any, frame: Any, sync_offset: int | None, scan_step: Any, pixel: Any,
-    centre: Any, rotation_deg: float | None, channel: str | None, options: Mapping[str, Any],
+    centre: Any, rotation_deg: float | None, channel: str | None, io: str, options: Mapping[str, Any],
 ) -> FrameSource:  # fmt: skip
     """See `libstream.api.open`."""
     name, fmt, location = _format_of(uri, format)
@@ -45,13 +45,26 @@ def open_source(
     except (TypeError, ValueError) as exc:
         raise UsageError(f"options of format {name}: {exc}") from exc
     source: FrameSource = fmt.open(location, made)
+    if io != "auto":
+        source = _read_by(source, io, name)
     view = _View(source, _described(source.meta, scan, frame, sync_offset, scan_step, pixel, centre, rotation_deg))
     call = {
         "format": format, "scan": scan, "frame": options.get("frame", frame) if frame is None else frame, "sync_offset": sync_offset,
-        "scan_step": scan_step, "pixel": pixel, "centre": centre, "rotation_deg": rotation_deg, "channel": channel, **given,
+        "scan_step": scan_step, "pixel": pixel, "centre": centre, "rotation_deg": rotation_deg, "channel": channel,
+        "io": None if io == "auto" else io, **given,
     }  # fmt: skip
     view.opened = {k: _plain(v) for k, v in call.items() if v is not None}
     return view if channel is None else view.channel(channel)
+
+
+def _read_by(source: FrameSource, io: str, name: str) -> FrameSource:
+    if io not in ("read", "direct"):
+        raise UsageError(f"io must be 'auto', 'read' or 'direct', got {io!r}")
+    if not isinstance(source.opener, ReadsInWays):
+        raise UsageError(f"files of format {name} are read in one way only; leave io='{io}' out")
+    other = copy.copy(source)
+    other.opener = source.opener.with_io(io)
+    return other
 
 
 def _plain(value: Any) -> Any:

@@ -7,20 +7,20 @@ import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from libstream.ext import FrameReader, Region, Span, UsageError
-from libstream.io_backends.files._identity import StoredFile, changed, may_map, verify, verify_path
+from libstream.io_backends.files._identity import StoredFile, changed, may_map, verify_path
+from libstream.io_backends.files._openfile import OpenFile, aligned
 
 _Arr = np.ndarray[Any, Any]
 
 # read unit of the indirect path: 2 MiB stay in L2, from where they are swapped or decoded (1 to 2 MiB were equally fast)
 _CHUNK = 2 * 1024 * 1024
-_PAGE = 4096
 # gaps up to this size are read into a dustbin by the same call: cheaper than one call per frame
 _SMALL_GAP = 16 * 1024
 # below this, handling one buffer per frame costs more than copying the frame
@@ -55,6 +55,7 @@ class FixedLayout:
     pixels: byte within a record at which its pixels begin.
     stored: shape of a stored frame where it is larger than `sig`: rows and columns at the end are dropped.
     decoder, stored_bytes: maker of pixels, and the bytes of a frame that it gets.
+    io: "auto" maps files where that is safe; "read" never does; "direct" reads past the system's cache of files.
     """
 
     files: tuple[StoredFile, ...]
@@ -65,6 +66,7 @@ class FixedLayout:
     stored: tuple[int, ...] = ()
     decoder: FrameDecoder | None = None
     stored_bytes: int = 0
+    io: str = field(default="auto", kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
@@ -76,6 +78,12 @@ class FixedLayout:
             object.__setattr__(self, "stored_bytes", size)
         elif not self.dtype.isnative or self.stored != tuple(self.sig):
             raise UsageError("a decoder writes native pixels of the frame shape itself")
+
+    def with_io(self, io: str) -> Self:
+        """The same frames, read in another way. Raises UsageError where this system cannot."""
+        if io == "direct" and not hasattr(os, "O_DIRECT"):
+            raise UsageError("io='direct' needs a system with direct reading (Linux); use io='read'")
+        return replace(self, io=io)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_mappings"}
@@ -90,7 +98,7 @@ class FixedLayout:
         if i not in held:
             file = self.files[i]
             verify_path(file)
-            wanted = len(self.files) <= _MAX_OPEN and may_map(file)
+            wanted = self.io == "auto" and len(self.files) <= _MAX_OPEN and may_map(file)
             try:
                 held[i] = mmap.mmap(fd, file.size, access=mmap.ACCESS_READ) if wanted else None
             except (OSError, ValueError) as exc:  # ValueError: shortened since the line before
@@ -123,6 +131,10 @@ class ChannelLayouts:
 
     layouts: tuple[tuple[str, FixedLayout], ...]
 
+    def with_io(self, io: str) -> ChannelLayouts:
+        """See `FixedLayout.with_io`."""
+        return ChannelLayouts(tuple((name, layout.with_io(io)) for name, layout in self.layouts))
+
     def open_reader(self, channel: str) -> FixedReader:
         """Open a reader of `channel`. Raises UsageError naming the channels there are."""
         for name, layout in self.layouts:
@@ -137,7 +149,7 @@ class FixedReader(FrameReader):
     def __init__(self, layout: FixedLayout) -> None:
         self.layout = layout
         self._starts = [0, *accumulate(f.n_frames for f in layout.files)]
-        self._open: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._scratch: _Arr | None = None
         self._dustbin = bytearray(_SMALL_GAP)
         self._closed = False
@@ -308,7 +320,7 @@ class FixedReader(FrameReader):
         n, n_bytes = dest.shape
         stride = self.layout.stride
         step = max(1, _CHUNK // stride)
-        spare = _aligned(min(n, step) * stride)
+        spare = aligned(min(n, step) * stride)
         for a in range(0, n, step):
             b = min(n, a + step)
             size = (b - a - 1) * stride + n_bytes
@@ -327,57 +339,21 @@ class FixedReader(FrameReader):
             done += n
 
     def _preadv(self, i: int, parts: Sequence[memoryview], start: int) -> int:
-        fd = self._file(i).fd
-        try:
-            if hasattr(os, "preadv"):
-                return os.preadv(fd, parts, start)
-            os.lseek(fd, start, os.SEEK_SET)
-            with open(fd, "rb", buffering=0, closefd=False) as f:
-                return f.readinto(parts[0]) or 0
-        except OSError as exc:
-            raise changed(self.layout.files[i], "could not be read", f"bytes at {start}", exc.strerror or str(exc)) from exc
+        return self._file(i).preadv(parts, start)
 
-    def _file(self, i: int) -> _OpenFile:
+    def _file(self, i: int) -> OpenFile:
         found = self._open.get(i)
         if found is not None:
             self._open.move_to_end(i)
             return found
         if self._closed:
             raise UsageError(f"{self.layout.files[i].path}: this reader is closed")
-        self._open[i] = found = _OpenFile(self.layout.files[i])
+        self._open[i] = found = OpenFile(self.layout.files[i], direct=self.layout.io == "direct")
         if len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)[1].close()
         return found
 
     def _buffer(self, size: int) -> _Arr:
         if self._scratch is None or self._scratch.size < size:
-            self._scratch = _aligned(max(size, _CHUNK))
+            self._scratch = aligned(max(size, _CHUNK))
         return self._scratch[:size]
-
-
-class _OpenFile:
-    """One open file, seen to be the one that was described."""
-
-    def __init__(self, file: StoredFile) -> None:
-        self.file = file
-        try:
-            self.fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        except OSError as exc:
-            raise changed(file, "cannot be opened any more", f"{file.size} bytes", exc.strerror or str(exc)) from exc
-        try:
-            verify(file, os.fstat(self.fd))
-        except BaseException:
-            os.close(self.fd)
-            raise
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)  # doubles the read-ahead on Linux
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-def _aligned(size: int) -> _Arr:
-    """uint8 (size,) at a page boundary: reads into aligned memory are 1.7 times as fast."""
-    raw = np.empty(size + _PAGE, np.uint8)
-    first = -raw.ctypes.data % _PAGE
-    return raw[first : first + size]

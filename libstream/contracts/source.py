@@ -160,6 +160,14 @@ class FileFormat(Protocol):
 
 
 @runtime_checkable
+class ReadsInWays(Protocol):
+    """An opener that can read its files in more than one way."""
+
+    def with_io(self, io: str) -> Opener:
+        """The same frames, read by "read" (never mapped) or "direct" (past the cache). Raises UsageError where that is impossible."""
+
+
+@runtime_checkable
 class WarmsUp(Protocol):
     """A format whose reading is compiled code."""
 

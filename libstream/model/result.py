@@ -21,7 +21,10 @@ _Arr = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Outputs(Mapping[str, Any]):
-    """Results of one UDF: arrays by output name. `declared` holds the `Output` (unit, title, fill) of each one."""
+    """Results of one UDF: arrays by output name; numpy takes it for the array where there is only one.
+
+    `declared` holds the `Output` (unit, title, fill) of each one.
+    """
 
     key: str
     arrays: Mapping[str, Any]
@@ -40,6 +43,14 @@ class Outputs(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.arrays)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> _Arr:
+        if len(self.arrays) != 1:
+            raise TypeError(f"{self.key!r} has {len(self.arrays)} outputs; take one of {', '.join(self.arrays)}")
+        (only,) = self.arrays.values()
+        if isinstance(only, Ragged):
+            raise TypeError(f"{self.key!r} is ragged: take its .values and .offsets")
+        return np.array(only, dtype=dtype, copy=copy)
 
 
 @dataclass(frozen=True)

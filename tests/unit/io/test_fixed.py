@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from libstream.errors import CorruptFileError, FormatError, SourceChangedError, UsageError
 from libstream.ext import Region, Span
-from libstream.io_backends.files import _fixed, _identity
+from libstream.io_backends.files import _identity, _openfile
 from libstream.io_backends.files._fixed import ChannelLayouts, FixedLayout
 from libstream.io_backends.files._identity import fingerprint, local_path, mount_kind, source_id, stat_file, whole_frames
 
@@ -38,6 +38,19 @@ def layout_of(path: Path, frames: _Arr, *, offset: int = 0, before: int = 0, aft
     stride = before + frames[0].nbytes + after
     file = replace(stat_file(str(path)), n_frames=len(frames), offset=offset)
     return FixedLayout((file,), more.pop("sig", frames.shape[1:]), frames.dtype, stride, before, **more)
+
+
+def direct_here() -> bool:
+    """Whether the folder for temporary files can be read past the system's cache."""
+    with tempfile.NamedTemporaryFile() as f:
+        try:
+            os.close(os.open(f.name, os.O_RDONLY | getattr(os, "O_DIRECT", 0)))
+        except OSError:
+            return False
+    return hasattr(os, "O_DIRECT")
+
+
+DIRECT = direct_here()
 
 
 def read(layout: FixedLayout, a: int, b: int, top: int, bottom: int) -> _Arr:
@@ -92,6 +105,14 @@ def test_any_layout_any_cut(data: st.DataObject) -> None:
             np.testing.assert_array_equal(view, expected)
             del view
         reader.close()
+        for io in ("read", "direct"):
+            other = pickle.loads(pickle.dumps(layout.with_io(io)))
+            if io == "direct" and not DIRECT:
+                continue
+            np.testing.assert_array_equal(read(other, a, b, top, bottom), expected[a:b, top:bottom])
+            reader = other.open_reader("frames")
+            assert reader.view() is None
+            reader.close()
 
 
 @pytest.mark.parametrize("settled", [False, True])
@@ -346,7 +367,7 @@ def test_local_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_path("~/b.raw") == "/somewhere/b.raw"
 
 
-def test_scratch_is_aligned() -> None:
+def test_scratch_isaligned() -> None:
     for size in (1, 4096, 2_000_001):
-        assert _fixed._aligned(size).ctypes.data % 4096 == 0
-        assert _fixed._aligned(size).size == size
+        assert _openfile.aligned(size).ctypes.data % 4096 == 0
+        assert _openfile.aligned(size).size == size

@@ -316,3 +316,15 @@ def test_results_can_be_copied() -> None:
     r = two()
     assert copy.copy(r)["one"]["a"] is r["one"]["a"]
     assert np.array_equal(pickle.loads(pickle.dumps(r))["one"]["a"], r["one"]["a"])
+
+
+def test_outputs_of_one_array_are_that_array_to_numpy() -> None:
+    scan = np.arange(24, dtype=np.uint16).reshape(2, 3, 2, 2)
+    result = ls.run(scan, [ls.udfs.Sum(), ls.udfs.CenterOfMass()], executor="inline")
+    np.testing.assert_array_equal(np.asarray(result["sum"]), scan.sum(axis=(0, 1)))
+    assert np.asarray(result["sum"], dtype=np.float32).dtype == np.float32
+    with pytest.raises(TypeError, match=r"'center_of_mass' has \d+ outputs; take one of"):
+        np.asarray(result["center_of_mass"])
+    ragged = ls.run(scan, ls.udfs.LocalMaxima(threshold=1), executor="inline")
+    with pytest.raises(TypeError, match="ragged"):
+        np.asarray(ragged["local_maxima"])
