@@ -23,7 +23,7 @@ from libstream.errors import (
     UsageError,
     WorkerLostError,
 )
-from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel, part_of
+from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel, part_of, prefetch
 from libstream.model.array import Array, digest_of
 from libstream.model.corrections import Corrections
 from libstream.model.output import Output, default_fill, nav, ragged, sig, single
@@ -96,6 +96,7 @@ __all__ = [
     "nav",
     "param",
     "part_of",
+    "prefetch",
     "ragged",
     "sig",
     "single",

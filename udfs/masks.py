@@ -26,6 +26,9 @@ WEIGHT_COST = 5.4
 """One pixel times one weight in float64, one mask at a time (22 GB/s of uint16)."""
 BLOCKED_COST = 2.3
 """The same with 4 frames and 4 masks at a time (3.3 GB/s of uint16 for 16 masks)."""
+MEMORY_COST = 3.0
+"""A byte that is brought from memory, in whole lines, while all cores read (17 GB/s for each of two); computing goes on meanwhile."""
+LINE = 64
 
 
 def runs_of(mask: _Arr) -> _Arr:
@@ -100,17 +103,20 @@ def cheapest(masks: _Arr, meta: RunMeta, out: np.dtype[Any], allowed: tuple[str,
     each = [s for s in near for _ in range(2 if complex_ else 1)]
     many = near if n == 1 else [segments_of(runs_of(np.asarray(inside.any(axis=0))), gap)]
 
-    costs: dict[str, float] = {}
+    computing: dict[str, float] = {}
     if not offsets.any():
-        costs["pixels"] = PIXEL_COST * _size(exact)
+        computing["pixels"] = PIXEL_COST * _size(exact)
         if out.kind != "c" and (binary or (flat[inside] == 1).all()):
-            costs["runs"] = dtype.itemsize * _size(exact) + SEGMENT_COST * _count(exact)
+            computing["runs"] = dtype.itemsize * _size(exact) + SEGMENT_COST * _count(exact)
             if dtype.kind in "biu" and dtype.itemsize < 8:
-                costs["bits"] = BITS_FACTOR * dtype.itemsize * _size(near) + SEGMENT_COST * _count(near)
+                computing["bits"] = BITS_FACTOR * dtype.itemsize * _size(near) + SEGMENT_COST * _count(near)
     if out.kind in "fc":
-        costs["each"] = WEIGHT_COST * _size(each) + SEGMENT_COST * _count(each)
-        costs["many"] = (BLOCKED_COST * padded + dtype.itemsize) * _size(many) + SEGMENT_COST * padded * _count(many)
-    name = min((c for c in costs if c in allowed), key=costs.__getitem__)
+        computing["each"] = WEIGHT_COST * _size(each) + SEGMENT_COST * _count(each)
+        computing["many"] = (BLOCKED_COST * padded + dtype.itemsize) * _size(many) + SEGMENT_COST * padded * _count(many)
+    used = {"pixels": exact, "runs": exact, "bits": near, "each": each, "many": many}
+    reading = {c: MEMORY_COST * _touched(used[c], dtype.itemsize, flat.shape[1]) for c in computing}
+    costs = {c: (max(computing[c], reading[c]), computing[c]) for c in computing if c in allowed}
+    name = min(costs, key=costs.__getitem__)
 
     pixels, starts, values = np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, out)
     bits, weights = np.zeros((0, 0), dtype), np.zeros((0, 0))
@@ -123,7 +129,7 @@ def cheapest(masks: _Arr, meta: RunMeta, out: np.dtype[Any], allowed: tuple[str,
     elif name in ("each", "many"):
         weights = np.zeros((padded, rows.shape[1]))
         weights[: len(rows)] = rows
-    segments = {"runs": exact, "bits": near, "each": each, "many": many}.get(name, [])
+    segments = [] if name == "pixels" else used[name]
     listed = _listed(segments)
     return Form(name, listed, _firsts(listed, meta), bits, pixels, starts, values, weights, units, offsets)
 
@@ -144,6 +150,14 @@ def _listed(segments: list[_Arr]) -> _Arr:
 
 def _size(segments: list[_Arr]) -> int:
     return int(sum((s[:, 1] - s[:, 0]).sum() for s in segments))
+
+
+def _touched(segments: list[_Arr], itemsize: int, size: int) -> int:
+    """Bytes of the lines of memory that these segments of a frame of `size` pixels lie in; a line that several need counts once."""
+    ends = np.concatenate([np.zeros((0, 2), np.int64), *segments]) * itemsize
+    n = size * itemsize // LINE + 2
+    begun = np.bincount(ends[:, 0] // LINE, minlength=n) - np.bincount((ends[:, 1] - 1) // LINE + 1, minlength=n)
+    return LINE * int((np.cumsum(begun) > 0).sum())
 
 
 def _count(segments: list[_Arr]) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import libstream as ls
 from libstream.errors import UDFError
-from libstream.kernels.jit import Kernel, callees, flat_of, frame_of, part_of
+from libstream.kernels.jit import Kernel, callees, flat_of, frame_of, part_of, prefetch
 from libstream.testing._bench import Bench
 from libstream.testing.sources import ScriptedSource
 
@@ -88,6 +88,27 @@ def test_parts_of_frames(n: int, rows: int, cols: int, gap: int, data: Any) -> N
     assert [part_of(tile, i, start, stop).tolist() for i in range(n)] == tile.reshape(n, -1)[:, start:stop].tolist()
 
 
+@ls.kernel
+def total_asked_for(tile, out, ahead):
+    for i in range(tile.shape[0]):
+        prefetch(tile, i + ahead, ahead, ahead + 40)
+        row = flat_of(tile, i)
+        for p in range(row.shape[0]):
+            out[i] += row[p]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 10**9, -(10**9)])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f8", "c16"])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_what_is_asked_for_changes_nothing(ahead: int, dtype: str, gap: int) -> None:
+    tile = gapped(5, 4, 6, gap, dtype)
+    plain, compiled = np.zeros(5, "c16"), np.zeros(5, "c16")
+    total_asked_for(tile, plain, ahead)
+    total_asked_for.cached(tile, compiled, ahead)
+    assert plain.tolist() == compiled.tolist() == tile.sum((1, 2), dtype="c16").tolist()
+    assert "llvm.prefetch" in "".join(total_asked_for.jit.inspect_llvm().values())
+
+
 def test_frames_of_spectra() -> None:
     tile = np.arange(12.0).reshape(3, 4)
     out = np.zeros(3)
@@ -100,6 +121,7 @@ def test_kernels_can_be_sent_to_other_processes() -> None:
     import cloudpickle
 
     assert pickle.loads(pickle.dumps(frame_of)) is frame_of
+    assert pickle.loads(pickle.dumps(prefetch)) is prefetch
     assert cloudpickle.loads(cloudpickle.dumps(scaled))(2) == 6
 
     @ls.kernel(fastmath={"nsz"})

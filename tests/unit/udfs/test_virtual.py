@@ -204,7 +204,8 @@ def test_the_cheapest_form_is_taken() -> None:
     scattered = RNG.random((256, 256))
     few = np.where(scattered < 1e-3, scattered, 0)
     for mask, m, out, form in [
-        (r < 80, meta(), u8, "bits"),  # rows are short: better to read between them than to begin anew
+        (r < 80, meta(), u8, "runs"),  # to begin anew in each row costs less than to bring from memory what lies between
+        ((r >= 60) & (r < 100), meta(dtype="u1"), u8, "bits"),  # rows are so short that it costs more
         (large < 80, meta((2048, 2048)), u8, "runs"),  # rows are long: do not read between
         (large < 500, meta((2048, 2048)), u8, "runs"),
         (r < 80, meta(dtype="f4"), f8, "runs"),
