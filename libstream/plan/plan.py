@@ -21,6 +21,11 @@ TILE_BYTES_MAX = 8 * MIB
 MIN_FRAMES = 8
 """Fewest frames in a tile for UDFs that sum over the scan: their accumulator is written once for this many frames."""
 
+PARTITION_BYTES = 128 * MIB
+"""Largest partition of compiled UDFs: each costs 0.1 ms of Python, and 0.1 ms for each sum of 256 x 256 pixels (docs/adr/0009)."""
+PARTITION_FRAMES = 65536
+"""Most positions in it: so many 16-bit numbers can be added up in 32 bits."""
+
 PYTHON_FIRST, PYTHON_FRAMES = 8, 256
 """Positions in the first and in the largest partition where Python is called for each frame."""
 
@@ -61,7 +66,7 @@ class RunPlan:
     """All choices of a run. Pure data; `partitions()` proposes the cut, `explain()` says why.
 
     runs: int64 (k, 2) positions to process; missing: bool flat, wanted positions without a frame.
-    partition_frames: most positions in a partition; they start with one tile and double.
+    partition_frames: most positions in a partition; they start with one tile and double, and get smaller at the end.
     """
 
     nav: tuple[int, ...]
@@ -72,6 +77,7 @@ class RunPlan:
     partition_frames: int
     order: str
     reasons: tuple[str, ...] = field(default=())
+    n_workers: int = 1
 
     @functools.cached_property
     def n_selected(self) -> int:
@@ -79,11 +85,20 @@ class RunPlan:
         return int((self.runs[:, 1] - self.runs[:, 0]).sum())
 
     def sizes(self) -> Iterator[int]:
-        """Positions in each partition, endless: one tile first, then doubling, so that the first picture comes at once."""
+        """Positions in each partition, endless: one tile first, then doubling, so that the first picture comes at once.
+
+        The last ones are smaller, so that all workers end together.
+        """
         if self.order == "coarse":
-            return itertools.repeat(self.partition_frames)
-        doubling = itertools.accumulate(itertools.repeat(2), lambda a, b: min(a * b, self.partition_frames), initial=self.first_frames)
-        return itertools.chain([self.first_frames], doubling)
+            yield from itertools.repeat(self.partition_frames)
+        least = max(self.first_frames, self.partition_frames // 8)
+        left, grown = self.n_selected, self.first_frames
+        for n in itertools.count():
+            share = left // self.n_workers // self.first_frames * self.first_frames
+            size = min(grown, max(share, least))
+            yield size
+            left -= size
+            grown = min(grown * 2, self.partition_frames) if n else grown
 
     @property
     def n_partitions(self) -> int:
@@ -148,11 +163,11 @@ def make_plan(
         reasons.append(f"tiles of {name}: {why}")
     frame_bytes = sum(math.prod(sig) * itemsize for sig, itemsize in channels.values()) or 1
     slow = any(not n.compiled for group in needs.values() for n in group)
-    upper = 16 * MIB if slow else 64 * MIB
+    upper = 16 * MIB if slow else PARTITION_BYTES
     share = n_selected * frame_bytes / (8 * max(1, n_workers))
     size = min(max(share, 16 * MIB), upper) * task_factor
     depth = max(t.depth for t in tilings.values())
-    frames = max(depth, int(size // frame_bytes) // depth * depth)
+    frames = max(depth, min(int(size // frame_bytes), PARTITION_FRAMES) // depth * depth)
     by_frame = any(n.frames for group in needs.values() for n in group)
     if by_frame:
         # a Python call may take milliseconds: a partition is what a snapshot waits for
@@ -165,7 +180,7 @@ def make_plan(
         + ("visited coarse to fine" if order == "coarse" else f"the first {depth}, then doubling")
         + (", at most 16 MiB because a plain-Python UDF is in the run" if slow else "")
     )
-    return RunPlan(nav, runs, missing, tilings, min(depth, frames), frames, order, tuple(reasons))
+    return RunPlan(nav, runs, missing, tilings, min(depth, frames), frames, order, tuple(reasons), max(1, n_workers))
 
 
 def tile_of(sig: tuple[int, ...], itemsize: int, needs: Sequence[Need]) -> tuple[Tiling, str]:

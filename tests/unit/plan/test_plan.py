@@ -81,13 +81,27 @@ def test_partitions_start_with_one_tile_and_double() -> None:
     assert [p.n_positions for p in plan.partitions()][: len(sizes)] == sizes
 
 
-def test_partitions_are_16_to_64_mib() -> None:
+def test_partitions_are_16_to_128_mib() -> None:
     frame = 128 * 128 * 2
     large = plan_of((512, 512), needs=[need(compiled=True)])
-    assert 16 * MIB <= large.partition_frames * frame <= 64 * MIB
+    assert 16 * MIB <= large.partition_frames * frame <= 128 * MIB
+    assert plan_of((4096, 4096), (8, 8)).partition_frames == 2**16, "as many 16-bit numbers as 32 bits can add up"
     slow = plan_of((512, 512), needs=[need(compiled=False, frames=False)])
     assert slow.partition_frames * frame <= 16 * MIB
     assert "plain-Python" in slow.explain()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 16])
+def test_partitions_get_smaller_at_the_end(workers: int) -> None:
+    plan = plan_of((512, 512), n_workers=workers)
+    sizes = [p.n_positions for p in plan.partitions()]
+    largest = sizes.index(plan.partition_frames)
+    assert sizes[:largest] == sorted(sizes[:largest])
+    assert sizes[largest:] == sorted(sizes[largest:], reverse=True)
+    # whoever takes one of the last partitions takes no more than a fair share of what is left, or an eighth of the largest
+    left = np.cumsum(sizes[::-1])[::-1]
+    assert all(s <= max(rest // workers, plan.partition_frames // 8) for s, rest in zip(sizes, left, strict=True))
+    assert len(sizes) < 16 + plan.n_selected // plan.partition_frames + 8 * workers
 
 
 def test_python_frames_come_in_small_partitions() -> None:
