@@ -57,12 +57,10 @@ class TestPoint(UDFLaws):
 
 class TestWeights(UDFLaws):
     udf = ls.udfs.VirtualDetector(mask=RNG.random((16, 16)))
-    bitwise = False  # a frame alone and four frames side by side add up in another order
 
 
 class TestManyMasks(UDFLaws):
     udf = ls.udfs.VirtualDetector(mask=RNG.random((5, 16, 16)))
-    bitwise = False
 
 
 class TestSpectra(UDFLaws):

@@ -167,8 +167,10 @@ def add_pixels(tile: _Arr, intensity: _Arr, pixels: _Arr, starts: _Arr, values: 
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
-# 4 frames side by side load a weight once for 4 pixels; 8 frames gain nothing and compile twice as long. Float frames have
-# kernels of their own: NaN in a pixel of weight 0 does not count there, because that pixel is outside.
+# 4 frames side by side load a weight once for 4 pixels; 8 frames gain nothing and compile twice as long. Fewer than 4 go the
+# same way, the last one repeated: another loop would add in another order, and what belongs to one frame has the same bits
+# whatever frames it came with. Float frames have kernels of their own: NaN in a pixel of weight 0 does not count there, because
+# that pixel is outside.
 
 
 @kernel(fastmath=REASSOCIATE)
@@ -196,24 +198,14 @@ def _dot_4_float(w: _Arr, f0: _Arr, f1: _Arr, f2: _Arr, f3: _Arr) -> Any:
     return a, b, c, d
 
 
-@kernel(fastmath=REASSOCIATE)
-def _dot_1(w: _Arr, f: _Arr) -> Any:
-    s = 0.0
-    for j in range(w.size):
-        if w[j] != 0.0:
-            s += w[j] * np.float64(f[j])
-    return s
-
-
 def _weigh_each(dot_4: Any) -> Any:
     @kernel
     def weigh_each(
         tile: _Arr, intensity: _Arr, segments: _Arr, firsts: _Arr, weights: _Arr, units: _Arr, offsets: _Arr, row_size: int, row0: int
     ) -> None:
         n, start, size = tile.shape[0], row0 * row_size, tile.shape[1] * row_size
-        i = 0
-        while i < n:
-            many = i + 4 <= n
+        for i in range(0, n, 4):
+            i1, i2, i3 = min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1)
             for k in range(firsts[row0], segments.shape[0]):
                 p, q, m = segments[k, 0] - start, segments[k, 1] - start, segments[k, 2]
                 if p >= size:
@@ -223,15 +215,14 @@ def _weigh_each(dot_4: Any) -> Any:
                     continue
                 o = m * intensity.shape[1] // units.shape[0]
                 w, f0 = part_of(weights, m, start + p, start + q), part_of(tile, i, p, q)
-                if many:
-                    a, b, c, d = dot_4(w, f0, part_of(tile, i + 1, p, q), part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q))
-                    intensity[i, o] += a * units[m]
+                a, b, c, d = dot_4(w, f0, part_of(tile, i1, p, q), part_of(tile, i2, p, q), part_of(tile, i3, p, q))
+                intensity[i, o] += a * units[m]
+                if i + 1 < n:
                     intensity[i + 1, o] += b * units[m]
+                if i + 2 < n:
                     intensity[i + 2, o] += c * units[m]
+                if i + 3 < n:
                     intensity[i + 3, o] += d * units[m]
-                else:
-                    intensity[i, o] += _dot_1(w, f0) * units[m]
-            i += 4 if many else 1
         if row0 == 0:
             for i in range(n):
                 for m in range(offsets.shape[0]):
@@ -302,20 +293,13 @@ def _weigh_many(dot_4x4: Any) -> Any:
                 a, b = start + p, start + q
                 u, v = part_of(weights, m, a, b), part_of(weights, m + 1, a, b)
                 w, z = part_of(weights, m + 2, a, b), part_of(weights, m + 3, a, b)
-                i = 0
-                while i + 4 <= n:
-                    f0, f1 = part_of(tile, i, p, q), part_of(tile, i + 1, p, q)
-                    f2, f3 = part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q)
+                for i in range(0, n, 4):
+                    f0, f1 = part_of(tile, i, p, q), part_of(tile, min(i + 1, n - 1), p, q)
+                    f2, f3 = part_of(tile, min(i + 2, n - 1), p, q), part_of(tile, min(i + 3, n - 1), p, q)
                     s = dot_4x4(u, v, w, z, f0, f1, f2, f3)
-                    for j in range(4):
+                    for j in range(min(4, n - i)):
                         for h in range(here):
                             intensity[i + j, (m + h) * intensity.shape[1] // units.shape[0]] += s[j][h] * units[m + h]
-                    i += 4
-                while i < n:
-                    for h in range(here):
-                        s = _dot_1(part_of(weights, m + h, a, b), part_of(tile, i, p, q))
-                        intensity[i, (m + h) * intensity.shape[1] // units.shape[0]] += s * units[m + h]
-                    i += 1
         if row0 == 0:
             for i in range(n):
                 for m in range(offsets.shape[0]):
