@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import math
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from libstream.model.result import Result
 from libstream.opening import open_source
 from libstream.run.again import Comparison, compare, differences, rebuild, stored_corrections, stored_roi
 from libstream.run.bind import OnChannel
-from libstream.run.job import Job, Progress
+from libstream.run.job import TICK_S, Job, Progress
 
 __all__ = [
     "Comparison", "Job", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter", "check_output", "compare",
@@ -122,7 +123,7 @@ def run(
 
     Ctrl-C cancels the run and raises KeyboardInterrupt.
     """
-    job = _job(source, udfs, roi, corrections, executor, progress, "scan")
+    job = _job(source, udfs, roi, corrections, executor, progress, "scan", tick_s=math.inf)
     if job.in_caller:
         *_, last = job.steps()
         return last
@@ -265,7 +266,17 @@ def _executor(given: str | Executor) -> Executor:
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
-def _job(source: Any, udfs: UDFs, roi: Any, corrections: Any, ex: str | Executor, progress: Any, order: str, profile: bool = False) -> Job:
+def _job(
+    source: Any,
+    udfs: UDFs,
+    roi: Any,
+    corrections: Any,
+    ex: str | Executor,
+    progress: Any,
+    order: str,
+    profile: bool = False,
+    tick_s: float = TICK_S,
+) -> Job:
     if not isinstance(source, FrameSource):
         source = open(source)
     if progress is True:
@@ -282,6 +293,7 @@ def _job(source: Any, udfs: UDFs, roi: Any, corrections: Any, ex: str | Executor
         order=order,
         saver=save_result,
         profile=profile,
+        tick_s=tick_s,
     )
 
 

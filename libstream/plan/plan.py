@@ -77,7 +77,6 @@ class RunPlan:
     partition_frames: int
     order: str
     reasons: tuple[str, ...] = field(default=())
-    n_workers: int = 1
 
     @functools.cached_property
     def n_selected(self) -> int:
@@ -87,14 +86,15 @@ class RunPlan:
     def sizes(self) -> Iterator[int]:
         """Positions in each partition, endless: one tile first, then doubling, so that the first picture comes at once.
 
-        The last ones are smaller, so that all workers end together.
+        The last ones are half of what is left, down to an eighth, so that workers end together; whatever their number, because
+        float sums depend on the cut.
         """
         if self.order == "coarse":
             yield from itertools.repeat(self.partition_frames)
         least = max(self.first_frames, self.partition_frames // 8)
         left, grown = self.n_selected, self.first_frames
         for n in itertools.count():
-            share = left // self.n_workers // self.first_frames * self.first_frames
+            share = left // 2 // self.first_frames * self.first_frames
             size = min(grown, max(share, least))
             yield size
             left -= size
@@ -180,7 +180,7 @@ def make_plan(
         + ("visited coarse to fine" if order == "coarse" else f"the first {depth}, then doubling")
         + (", at most 16 MiB because a plain-Python UDF is in the run" if slow else "")
     )
-    return RunPlan(nav, runs, missing, tilings, min(depth, frames), frames, order, tuple(reasons), max(1, n_workers))
+    return RunPlan(nav, runs, missing, tilings, min(depth, frames), frames, order, tuple(reasons))
 
 
 def tile_of(sig: tuple[int, ...], itemsize: int, needs: Sequence[Need]) -> tuple[Tiling, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -23,11 +24,12 @@ def run_loop(
     """Run `partitions` through `executor` into `collector`; yields after each publication.
 
     `publish` is called at the first partial result, then at most every `tick_s` seconds, more rarely where publishing
-    itself takes long (at most a tenth of the time goes there), and never when nothing changed. The final publication is
-    the caller's. Exceptions of the executor are raised; what was merged stays in the collector.
+    itself takes long (at most a tenth of the time goes there), and never when nothing changed or `tick_s` is infinite (nobody
+    looks before the end). The final publication is the caller's. Exceptions of the executor are raised; what was merged
+    stays in the collector.
     """
     in_flight = executor.traits.n_workers
-    due = 0.0
+    due = 0.0 if math.isfinite(tick_s) else math.inf
     for partial in executor.imap(work, partitions, in_flight=in_flight, cancel=cancel):
         if partial is not None:
             collector.add(partial)
