@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ def machine() -> str:
     if (info := Path("/proc/cpuinfo")).is_file() and (m := re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))):
         model = m[1]
     packages = ", ".join(f"{p} {version(p)}" for p in ("numpy", "numba", "h5py", "hypothesis"))
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}"
     return f"{len(os.sched_getaffinity(0))} x {model}, {system}, {packages}"
 
 
@@ -74,9 +75,9 @@ def main(more: list[str]) -> int:
     """Run all proofs and put a dated section at the top of the report; 1 when one of them fails."""
     results = [prove(name, arguments, more) for name, arguments in PROOFS.items()]
     verdict = "all hold" if all(ok for ok, _ in results) else "FAILED"
-    section = f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}: {verdict}\n\n{machine()}\n\n" + "\n".join(
-        text for _, text in results
-    )
+    title = f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit()}: {verdict}"
+    chosen = f"Only a part: `{shlex.join(more)}`.\n\n" if more else ""
+    section = f"{title}\n\n{machine()}\n\n{chosen}" + "\n".join(text for _, text in results)
     older = REPORT.read_text(encoding="utf-8").removeprefix(HEAD).strip() if REPORT.is_file() else ""
     REPORT.write_text(f"{HEAD}\n{section}\n{older}".rstrip() + "\n", encoding="utf-8")
     return 0 if verdict == "all hold" else 1
