@@ -54,6 +54,10 @@ class CenterOfMass(UDF):
     process_tile = whole_moments
     folds_corrections: ClassVar[bool] = True
 
+    @property
+    def tile_cost(self) -> float:
+        return 1.6
+
     def hook(self) -> Kernel:
         """Over whole frames, over runs of the ring's pixels, or with corrections in the same pass."""
         if self.meta.corrections is not None:

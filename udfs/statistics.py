@@ -46,6 +46,10 @@ class Mean(UDF):
     folds_corrections = True
     process_tile = sum_and_count
 
+    @property
+    def tile_cost(self) -> float:
+        return 1.0
+
     def outputs(self) -> Mapping[str, Output]:
         return {
             "total": scan_sum(self, private=True, fill=0),
@@ -153,6 +157,10 @@ class _Spread(UDF):
     def whole_frames(self) -> bool:  # type: ignore[override]
         """Whether `process_tile` needs whole frames."""
         return self._repairs
+
+    @property
+    def tile_cost(self) -> float:
+        return 2.4
 
     def hook(self) -> Kernel:
         if is_narrow(self.meta.dtype):
@@ -321,6 +329,10 @@ class Max(UDF):
 
     process_tile = into_max
 
+    @property
+    def tile_cost(self) -> float:
+        return 1.0
+
     def outputs(self) -> Mapping[str, Output]:
         return {"max": sig(_real(self), merge="max", title="Maximum of frames")}
 
@@ -329,6 +341,10 @@ class Min(UDF):
     """Smallest value of each pixel over the scan. Output min: frame shape, dtype of the frames; NaN if one was NaN."""
 
     process_tile = into_min
+
+    @property
+    def tile_cost(self) -> float:
+        return 1.0
 
     def outputs(self) -> Mapping[str, Output]:
         return {"min": sig(_real(self), merge="min", title="Minimum of frames")}
@@ -342,6 +358,10 @@ class LogSum(UDF):
 
     whole_frames = True
     process_tile = add_logs
+
+    @property
+    def tile_cost(self) -> float:
+        return 5.0
 
     def hook(self) -> Kernel:
         return add_logs_by_table if is_narrow(self.meta.dtype) else add_logs

@@ -78,6 +78,10 @@ class Sum(UDF):
     folds_corrections = True
     process_tile = add_frames
 
+    @property
+    def tile_cost(self) -> float:
+        return 1.0
+
     def hook(self) -> Kernel:
         return add_frames if self.meta.corrections is None else into_raw
 
@@ -124,6 +128,10 @@ class FrameTotals(UDF):
 
     folds_corrections = True
     process_tile = total_narrow
+
+    @property
+    def tile_cost(self) -> float:
+        return 1.0
 
     def hook(self) -> Kernel:
         if self.meta.corrections is not None:

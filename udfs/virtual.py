@@ -57,6 +57,10 @@ class VirtualDetector(UDF):
     folds_corrections = True
     process_tile = kernels.add_runs_narrow
 
+    @property
+    def tile_cost(self) -> float:
+        return {"runs": 0.5, "bits": 0.5, "pixels": 0.1, "each": 2.5, "many": 10.0}[self._form.name]
+
     def outputs(self) -> Mapping[str, Output]:
         many = self.mask is not None and self.mask.ndim > len(self.meta.shape.sig)
         if many:

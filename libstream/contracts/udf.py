@@ -39,6 +39,7 @@ RESERVED = frozenset(
         "folds_corrections",
         "whole_frames",
         "dry_run",
+        "tile_cost",
         *HOOKS,
     }
 )
@@ -166,6 +167,15 @@ class UDF:
         None (the default): the instance with default parameters will do.
         """
         return ()
+
+    @property
+    def tile_cost(self) -> float:
+        """Time that a compiled hook takes for a tile that is in cache, in units of the time for adding up its pixels.
+
+        In a pass with others, those that take longest see a tile first: they work while it comes from memory. Nothing else
+        depends on it. (2: loops that are written without a thought about speed.)
+        """
+        return 2.0
 
     # -- what the engine uses --------------------------------------------------------------------------------------
 

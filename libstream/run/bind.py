@@ -117,7 +117,7 @@ def bind(
     )
     channels = []
     for name, m in metas.items():
-        mine = {k: u for k, u in bound.items() if channel_of[k] == name}
+        mine = _first_the_slow({k: u for k, u in bound.items() if channel_of[k] == name})
         mapped, gapped, why = _view_of(source, name, m, mine)
         plan = replace(plan, reasons=(*plan.reasons, f"reading of {name}: {why}"))
         channels.append(ChannelWork(name, m.shape.sig, m.dtype, plan.tilings[name], mine, {k: converters[k] for k in mine}, mapped, gapped))
@@ -137,6 +137,13 @@ def bind(
             if udf.dry_run:
                 _dry_run(out, channel, key, udf)
     return out
+
+
+def _first_the_slow(udfs: dict[str, UDF]) -> dict[str, UDF]:
+    """The order in which UDFs see a tile: whoever comes first brings it from memory, and what computes long can hide that."""
+    if not all(isinstance(u.hook(), Kernel) for u in udfs.values()):
+        return udfs
+    return dict(sorted(udfs.items(), key=lambda item: -item[1].tile_cost))
 
 
 def _bind_one(

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import libstream as ls
+from libstream.contracts.executor import Traits
 from libstream.errors import CancelledError, ParameterError, UDFError, UsageError
+from libstream.run.bind import bind
 from libstream.run.job import Job, Progress
 from libstream.testing.sources import ScriptedSource, cut_at, gated
 
@@ -369,3 +371,33 @@ def test_inline_runs_in_the_thread_of_the_caller() -> None:
 
     ls.run(FRAMES, Where(), executor="inline")
     assert seen == {threading.main_thread()}
+
+
+class Costly(ls.UDF):
+    cost: float = 2.0
+
+    @property
+    def tile_cost(self) -> float:
+        return self.cost
+
+    def outputs(self) -> dict[str, ls.Output]:
+        return {"n": ls.single("i8")}
+
+    @ls.kernel
+    def process_tile(tile, n):
+        n[0] += tile.shape[0]
+
+
+class CostlyPython(Costly):
+    def process_tile(self, tile: Any, out: Any) -> None:
+        out.n += len(tile)
+
+
+@pytest.mark.parametrize(("cls", "seen"), [(Costly, ["c", "a", "d", "b"]), (CostlyPython, ["a", "b", "c", "d"])])
+def test_the_slowest_kernel_sees_a_tile_first(cls: Any, seen: list[str]) -> None:
+    udfs = {"a": cls(cost=3), "b": cls(cost=1), "c": cls(cost=9), "d": cls(cost=3)}
+    bound = bind(ls.open(np.ones((3, 4, 2, 2), "u2")), udfs, traits=Traits(n_workers=1))
+    assert list(bound.work.channels[0].udfs) == seen
+    result = ls.run(np.ones((3, 4, 2, 2), "u2"), udfs)
+    assert list(result) == ["a", "b", "c", "d"]
+    assert all(result[k]["n"] == 12 for k in udfs)
