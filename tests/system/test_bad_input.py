@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -217,10 +218,10 @@ def test_a_truncated_file(npy: Path) -> None:
 
 
 def harmed(npy: Path, how: str) -> str:
-    """Change a file; returns what the error has to say."""
+    """Change a file; returns what the error has to say, as a pattern."""
     if how == "shortened":
         os.truncate(npy, 1000)
-        return "shortened"
+        return "shortened|ends at byte"  # seen before a partition is read, or while it is
     if how == "deleted":
         npy.unlink()
         return "is gone"
@@ -263,7 +264,7 @@ def test_a_file_that_changes_during_the_run(npy: Path, how: str, executor: str) 
         ls.run(ls.open(npy), Slow(), executor=executor, progress=progress)
     message = str(caught.value)
     assert str(npy) in message
-    assert says[0] in message
+    assert re.search(says[0], message), message
     assert "after it was opened: expected" in message
     assert "got" in message
     assert "\n" not in message
@@ -292,7 +293,7 @@ def test_files_of_other_formats_that_change_during_the_run(tmp_path: Path, kind:
     with pytest.raises(SourceChangedError) as caught:
         ls.run(source, Slow(), executor="threads", progress=progress)
     assert str(path) in str(caught.value)
-    assert says[0] in str(caught.value)
+    assert re.search(says[0], str(caught.value)), str(caught.value)
 
 
 @pytest.mark.parametrize("how", ["shortened", "deleted", "written to"])
