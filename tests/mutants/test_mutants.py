@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -27,12 +29,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "static", "bench"))
     for file in FILES:
         shutil.copy(ROOT / file, copy / file)
+    # bytecode that is checked by the hash of its source: a fault of the same size within the same second is seen
+    compileall.compile_dir(copy, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
     return copy
 
 
-def run(tree: Path, tests: list[str], cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(tree: Path, tests: list[str], cache: Path | None = None, limit_s: float = 20.0) -> subprocess.CompletedProcess[str]:
     """Run tests of the copy in a process of their own."""
-    # no bytecode: a fault of the same size within the same second would not be seen
     env = {
         **os.environ,
         "PYTHONPATH": str(tree),
@@ -64,7 +67,7 @@ def test_a_planted_fault_is_found(fault: dict[str, Any], tree: Path, tmp_path: P
     )
     path.write_text(sound.replace(fault["old"], fault["new"]), encoding="utf-8")
     try:
-        done = run(tree, fault["tests"], tmp_path if fault.get("own_cache") else None)
+        done = run(tree, fault["tests"], tmp_path if fault.get("own_cache") else None, 1.0)
     finally:
         path.write_text(sound, encoding="utf-8")
     assert done.returncode == FAILED, (
