@@ -79,9 +79,9 @@ class Partition:
 
     def positions(self) -> _Arr:
         """Flat scan positions, int64 (n,)."""
-        if not len(self.runs):
-            return np.zeros(0, np.int64)
-        return np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in self.runs])
+        lengths = self.runs[:, 1] - self.runs[:, 0]
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.runs[:, 0] - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
 
 
 class FrameSource:

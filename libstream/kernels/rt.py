@@ -160,6 +160,9 @@ def call_address(tc: Any, address: Any, argument: Any) -> Any:
     return numba.int64(numba.int64, numba.int64), gen
 
 
+bytes_at = array_at(numba.uint8[::1])
+
+
 def with_globals(func: Any, **names: Any) -> Any:
     """A copy of a plain function that sees `names` as globals: kernels that need intrinsics can live in light modules."""
     out = types.FunctionType(func.__code__, {**func.__globals__, **names}, func.__name__, func.__defaults__, func.__closure__)

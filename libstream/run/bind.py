@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -134,9 +135,39 @@ def bind(
     work.setup()
     for channel in channels:
         for key, udf in channel.udfs.items():
-            if udf.dry_run:
+            kind = (nav, channel.sig, channel.dtype.str, udf.meta.dtype.str, corrections is None)
+            if udf.dry_run and (debug() or not _passed.on(udfs[key], kind)):
                 _dry_run(out, channel, key, udf)
+                _passed.add(udfs[key], kind)
     return out
+
+
+class _Passed:
+    """Which UDF objects passed their dry run, on what kinds of sources: a UDF over many files is tried out once."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[int, tuple[weakref.ref[Any], set[Any]]] = {}
+
+    def on(self, udf: Any, kind: Any) -> bool:
+        """True where this object passed on a source of this kind."""
+        held = self._kinds.get(id(udf))
+        return held is not None and held[0]() is udf and kind in held[1]
+
+    def add(self, udf: Any, kind: Any) -> None:
+        """It passed."""
+        held = self._kinds.get(id(udf))
+        if held is None or held[0]() is not udf:
+            number, kinds = id(udf), self._kinds
+
+            def forget(ref: weakref.ref[Any]) -> None:
+                if number in kinds and kinds[number][0] is ref:
+                    del kinds[number]
+
+            held = kinds[number] = (weakref.ref(udf, forget), set())
+        held[1].add(kind)
+
+
+_passed = _Passed()
 
 
 def _first_the_slow(udfs: dict[str, UDF]) -> dict[str, UDF]:

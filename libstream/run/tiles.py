@@ -45,7 +45,8 @@ class PartitionFrames:
         frames = self.runs + self.sync
         start = 0
         bad = False
-        for a, b in frames.tolist():
+        may_be_bad = type(self.reader).valid is not FrameReader.valid
+        for a, b in frames.tolist() if may_be_bad else ():
             valid = self.reader.valid(Span(a, b))
             if valid is not None and not valid.all():
                 self.status[start : start + b - a][~valid] = CORRUPT
