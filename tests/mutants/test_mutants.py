@@ -41,7 +41,7 @@ def run(tree: Path, tests: list[str], cache: Path | None = None, limit_s: float 
         "PYTHONPATH": str(tree),
         "PYTHONDONTWRITEBYTECODE": "1",
         "LIBSTREAM_MUTANT": str(tree),
-        "LIBSTREAM_TEST_LIMIT_S": "3",
+        "LIBSTREAM_TEST_LIMIT_S": str(limit_s),
     }
     if cache is not None:
         env["LIBSTREAM_CACHE_DIR"] = str(cache)
