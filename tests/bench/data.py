@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ _Arr = np.ndarray[Any, Any]
 
 GAP_BYTES = 10 * 10**9
 """Size of the file for the memory job: it has no blocks on disk, holes are read as zeros."""
+
+AGE_S = 3600
+"""How old the files pretend to be."""
 
 
 class Files:
@@ -122,6 +126,9 @@ class Files:
             aside = path.with_name(path.name + ".part")
             write(aside)
             aside.replace(path)
+            # files that were written just now are not mapped, as they may still grow
+            for part in path.parent.glob(path.stem.replace("_master", "") + "*"):
+                os.utime(part, (time.time(), time.time() - AGE_S))
         return data
 
 
