@@ -44,7 +44,7 @@ class Limit(Side):
             size = os.path.getsize(data.path) // 8
             self.mapped = {data.path: np.memmap(data.path, np.uint64, "r", shape=(size,)).view(np.ndarray)}
         pieces = np.array_split(self.mapped[data.path], self.n_threads)
-        return lambda: {"sum": np.array(sum(int(s) for s in self.pool.map(total, pieces)) % 2**64, np.uint64)}
+        return lambda: {"words": np.array(sum(int(s) for s in self.pool.map(total, pieces)) % 2**64, np.uint64)}
 
 
 if __name__ == "__main__":

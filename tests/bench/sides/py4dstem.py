@@ -50,7 +50,8 @@ def _com(cube: Any) -> _Arr:
 
     dpc = DPC(datacube=cube, energy=300e3, verbose=False)
     dpc.preprocess(plot_center_of_mass=False, plot_rotation=False, force_com_rotation=0.0, force_com_transpose=False)
-    return np.stack([np.asarray(dpc._com_measured_x), np.asarray(dpc._com_measured_y)], axis=-1)
+    # it counts from the corner of the frame
+    return np.stack([np.asarray(dpc._com_measured_x), np.asarray(dpc._com_measured_y)], axis=-1) - np.array(centre(cube.shape[2:]))
 
 
 if __name__ == "__main__":
