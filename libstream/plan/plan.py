@@ -23,6 +23,8 @@ MIN_FRAMES = 8
 
 PARTITION_BYTES = 128 * MIB
 """Largest partition of compiled UDFs: each costs 0.1 ms of Python, and 0.1 ms for each sum of 256 x 256 pixels (docs/adr/0009)."""
+PYTHON_BYTES = 64 * MIB
+"""The same where a hook is plain Python: some tenths of a second."""
 PARTITION_FRAMES = 65536
 """Most positions in it: so many 16-bit numbers can be added up in 32 bits."""
 
@@ -163,7 +165,7 @@ def make_plan(
         reasons.append(f"tiles of {name}: {why}")
     frame_bytes = sum(math.prod(sig) * itemsize for sig, itemsize in channels.values()) or 1
     slow = any(not n.compiled for group in needs.values() for n in group)
-    upper = 16 * MIB if slow else PARTITION_BYTES
+    upper = PYTHON_BYTES if slow else PARTITION_BYTES
     share = n_selected * frame_bytes / (8 * max(1, n_workers))
     size = min(max(share, 16 * MIB), upper) * task_factor
     depth = max(t.depth for t in tilings.values())
@@ -178,7 +180,7 @@ def make_plan(
     reasons.append(
         f"partitions: up to {frames} positions ({frames * frame_bytes / MIB:.1f} MiB), "
         + ("visited coarse to fine" if order == "coarse" else f"the first {depth}, then doubling")
-        + (", at most 16 MiB because a plain-Python UDF is in the run" if slow else "")
+        + (f", at most {PYTHON_BYTES // MIB} MiB because a plain-Python UDF is in the run" if slow else "")
     )
     return RunPlan(nav, runs, missing, tilings, min(depth, frames), frames, order, tuple(reasons))
 

@@ -32,6 +32,7 @@ from libstream.run.buffers import Buffers
 from libstream.run.calls import Call
 from libstream.run.collect import Collector
 from libstream.run.correct import Converter, input_dtype
+from libstream.run.hooked import Hooked
 from libstream.run.lanes import Lanes
 from libstream.run.work import ChannelWork, Work
 
@@ -313,8 +314,10 @@ def _try(bound: Bound, call: Call, frames: _Arr, position: int = 0) -> tuple[dic
         block, flag = Block.of(frames[:n], np.arange(position, position + n, dtype=np.int64)), np.zeros(1, np.uint8)
         if call.compiled:
             Lanes({call.key: call}, {call.key: state}, {call.key: None}, frames.shape[1:], n, [band], Buffers()).run(block, flag)
+        elif call.kind == "process_frame":
+            Hooked(call, state, flag).frames(block.data, block.runs, block.index, block.k)
         else:
-            call.tile(state, block, band, flag)
+            Hooked(call, state, flag).tile(block.data, block.index, block.k, band)
     return call.end(state)
 
 

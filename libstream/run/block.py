@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,6 @@ class Block:
     runs: _Arr
     index: _Arr
     k: int
-
-    def band(self, rows: tuple[int, int]) -> Block:
-        """The same frames cut to a range of rows."""
-        return replace(self, data=self.data[:, rows[0] : rows[1]])
 
     @classmethod
     def of(cls, data: _Arr, index: _Arr | None = None) -> Block:

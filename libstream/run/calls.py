@@ -11,62 +11,16 @@ from typing import Any
 import numpy as np
 
 from libstream.contracts.udf import UDF, constants, field_of, per_position_fields
-from libstream.errors import CancelledError, LibstreamError, UDFError, UsageError
+from libstream.errors import LibstreamError, UDFError, UsageError
 from libstream.kernels.jit import Kernel
 from libstream.kernels.loops import Arg, compiled_entry
 from libstream.model.array import Array
 from libstream.model.output import Output
 from libstream.model.partial import RaggedPart
-from libstream.model.shape import Region
-from libstream.model.tile import At, Aux, Tile
-from libstream.run.block import Block
 from libstream.run.buffers import reused
+from libstream.run.hooked import Puts
 
 _Arr = np.ndarray[Any, Any]
-
-
-class Out:
-    """The arrays that a hook writes: `out.<name>[...] = value`. Assigning to the attribute itself is refused."""
-
-    def __init__(self, key: str) -> None:
-        object.__setattr__(self, "_key", key)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, np.ndarray) and value is self.__dict__.get(name):
-            return  # out.total += x ends here, after the addition was done in place
-        raise AttributeError(f"write into the output: out.{name}[...] = value (out.{name} = value would lose it)")
-
-    def __getattr__(self, name: str) -> Any:
-        names = ", ".join(n for n in self.__dict__ if n[0] != "_")
-        raise AttributeError(f"UDF {self.__dict__.get('_key')!r} has no output {name!r}; outputs() declares {names}")
-
-
-class Puts:
-    """Ragged output in Python: `out.peaks.put(i, records)`, i = row of the frame in this call (0 in process_frame)."""
-
-    def __init__(self, output: Output, n: int) -> None:
-        self.output = output
-        self.parts: list[_Arr | None] = [None] * n
-        self.at(0, n)
-
-    def at(self, first: int, n: int) -> None:
-        """The next call gets `n` frames, which are rows `first`, ... of the partition."""
-        self.first, self.n = first, n
-
-    def put(self, i: int, records: Any) -> None:
-        """Set the records of frame `i`: array or list of shape (any number, *extra)."""
-        array = np.asarray(records, dtype=self.output.dtype)
-        if array.shape[1:] != self.output.extra:
-            array = array.reshape(-1, *self.output.extra)
-        if not 0 <= i < self.n:
-            raise IndexError(f"put({i}, ...): this call has {self.n} frame{'s' if self.n != 1 else ''}, counted from 0")
-        self.parts[self.first + i] = array.copy()
-
-    def finished(self) -> RaggedPart:
-        """All records, in frame order."""
-        empty = np.zeros((0, *self.output.extra), self.output.dtype)
-        filled = [empty if p is None else p for p in self.parts]
-        return RaggedPart(np.concatenate([empty, *filled]), np.array([len(p) for p in filled], np.int64))
 
 
 class State:
@@ -181,13 +135,6 @@ class Call:
             arrays["#counts"] = np.zeros(n, np.int64)
         return State(arrays, n)
 
-    def tile(self, state: State, block: Block, band: tuple[int, int], cancel: _Arr) -> None:
-        """Call a plain-Python hook on the frames of `block`, which holds the rows `band` of each."""
-        if self.kind == "process_frame":
-            self._run_frames(state, block, cancel)
-        else:
-            self._run_tile(state, block, band)
-
     def kernel_values(self, state: State, index: _Arr) -> list[Any]:
         """What the arguments of the kernel are bound to; `index`: positions of the block's frames."""
         out: list[Any] = []
@@ -234,7 +181,7 @@ class Call:
         try:
             self.twin(self.hook.func, tile, index, row0)
         except Exception as exc:  # noqa: BLE001  whatever the user's code raises is what is asked for
-            error = self._failure(exc, where)
+            error = self.failure(exc, where)
             error.__cause__ = exc
             return error
         name = type(self.udf).__name__
@@ -275,74 +222,14 @@ class Call:
                 reduced[name] = value.astype(o.dtype, copy=False) if self._widens else value
         return placed, reduced
 
-    def _run_frames(self, state: State, block: Block, cancel: _Arr) -> None:
-        data, index, k = block.data, block.index, block.k
-        out = Out(self.key)
-        fields = out.__dict__
-        navs = [(n, state.arrays[n]) for n, o in self.outputs.items() if o.kind == "nav"]
-        puts = [state.arrays[n] for n, o in self.outputs.items() if o.kind == "ragged"]
-        fields.update({n: state.arrays[n] for n in self.outputs})
-        hook, udf = self.hook, self.udf
-        absent: dict[str, Any] = dict.fromkeys(self.aux_names)
-        nothing = Aux(absent)
-        row = k
-        for start, stop in block.runs.tolist():
-            for i in range(start, stop):
-                if cancel[0]:
-                    raise CancelledError("cancelled")
-                for name, array in navs:
-                    fields[name] = array[row]
-                for p in puts:
-                    p.at(row, 1)
-                try:
-                    if self.wants_at:
-                        flat = int(index[row - k])
-                        aux = Aux(absent | {n: a[flat] for n, a in self.aux_arrays.items()}) if self.aux_arrays else nothing
-                        hook(udf, data[i], out, At(flat, self.nav, aux))
-                    else:
-                        hook(udf, data[i], out)
-                except CancelledError:
-                    raise
-                except Exception as exc:
-                    raise self._failure(exc, f"at scan position {self.where(int(index[row - k]))}") from exc
-                row += 1
-
-    def _run_tile(self, state: State, block: Block, band: tuple[int, int]) -> None:
-        """The block is one run here: the tile loop gathers scattered frames for plain-Python tiles."""
-        data, index, k = block.data, block.index, block.k
-        start, stop = block.runs[0].tolist()
-        n = stop - start
-        out = Out(self.key)
-        for name, o in self.outputs.items():
-            value = state.arrays[name]
-            if o.kind == "nav":
-                value = value[k : k + n]
-            elif o.kind == "sig":
-                value = value[band[0] : band[1]]
-            elif o.kind == "ragged":
-                value.at(k, n)
-            out.__dict__[name] = value
-        none: dict[str, Any] = dict.fromkeys(self.aux_names)
-        aux = Aux(none | {name: a[index] for name, a in self.aux_arrays.items()})
-        region = Region((band[0], *(0,) * (data.ndim - 2)), (band[1] - band[0], *data.shape[2:]))
-        tile = Tile(data[start:stop], index, region, self.nav, aux)
-        try:
-            self.hook(self.udf, tile if self.kind == "process_tile" else tile.data, out)
-        except CancelledError:
-            raise
-        except Exception as exc:
-            first, last = self.where(int(index[0])), self.where(int(index[-1]))
-            raise self._failure(
-                exc, f"in the {n} frames at scan positions {first} to {last}, rows {band[0]} to {band[1]} of the frame"
-            ) from exc
-
     # -- errors ----------------------------------------------------------------------------------------------------
 
     def where(self, flat: int) -> tuple[int, ...] | int:
         """Scan position for messages."""
         return tuple(int(i) for i in np.unravel_index(flat, self.nav)) if self.nav else 0
 
-    def _failure(self, exc: BaseException, where: str) -> UDFError:
+    def failure(self, exc: BaseException, where: str) -> UDFError:
+        """What the user is told when their code raised `exc`. where: place in the data, in words."""
         name = type(self.udf).__name__
         label = self.key if self.key.replace("_", "").lower() == name.lower() else f"{self.key} ({name})"
         return UDFError(
@@ -359,7 +246,7 @@ class Call:
         except LibstreamError:
             raise
         except Exception as exc:
-            raise self._failure(exc, where) from exc
+            raise self.failure(exc, where) from exc
 
 
 def _in_short(exc: BaseException) -> str:

@@ -22,6 +22,7 @@ from libstream.run.block import Block
 from libstream.run.buffers import Buffers
 from libstream.run.calls import Call, State
 from libstream.run.correct import Converter
+from libstream.run.hooked import Hooked
 from libstream.run.lanes import Lanes
 from libstream.run.merge import Merger
 from libstream.run.tiles import PartitionFrames, cut, gathered, read_buffer
@@ -200,12 +201,15 @@ class _Tiles:
         self.bands = c.tiling.bands
         self.together: Lanes | None = None
         self.alone: dict[str, Lanes] = {}
+        self.plain: dict[str, Hooked] = {}
         if all(call.compiled for call in calls.values()) and not (profile and len(calls) > 1):
             self.together = Lanes(calls, states, c.converters, c.sig, depth, self.bands, buffers, entries)
             return
         for key, call in calls.items():
             if call.compiled:
                 self.alone[key] = Lanes({key: call}, states, {key: None}, c.sig, depth, self.bands, buffers)
+            else:
+                self.plain[key] = Hooked(call, states[key], cancel.array)
 
     def run(self, block: Block) -> None:
         """Process the frames of a block; no hook is called for none."""
@@ -215,10 +219,43 @@ class _Tiles:
             with self._timed("udf:" + "+".join(self.calls)):
                 self.together.run(block, self.cancel.array)
             return
+        if not self.alone and not any(self.c.converters.values()):
+            frames = all(call.kind == "process_frame" for call in self.calls.values())
+            if frames and len(self.calls) == 1:
+                for key, hooked in self.plain.items():
+                    with self._timed("udf:" + key):
+                        hooked.frames(block.data, block.runs, block.index, block.k)
+                return
+            if len(block.runs) == 1:
+                self._run_plain(block)
+                return
         for tile in cut(block, self.depth):
             if self.cancel:
                 raise CancelledError("cancelled")
             self._run_tile(tile)
+
+    def _run_plain(self, block: Block) -> None:
+        """Plain-Python hooks over frames that lie one after the other: `_run_tile` without its questions."""
+        data, index, bands, stopped = block.data, block.index, self.bands, self.cancel.array
+        first = int(block.runs[0, 0])
+        spent = dict.fromkeys(self.plain, 0.0)
+        for start in range(0, len(index), self.depth):
+            if stopped[0]:
+                raise CancelledError("cancelled")
+            part = data[first + start : first + min(start + self.depth, len(index))]
+            where = index[start : start + self.depth]
+            for key, hooked in self.plain.items():
+                t = time.perf_counter()
+                if hooked.call.kind == "process_frame":
+                    hooked.frames(part, np.array([[0, len(part)]]), where, block.k + start)
+                elif len(bands) == 1:
+                    hooked.tile(part, where, block.k + start, bands[0])
+                else:
+                    for band in bands:
+                        hooked.tile(part[:, band[0] : band[1]], where, block.k + start, band)
+                spent[key] += time.perf_counter() - t
+        for key, seconds in spent.items():
+            self.seconds["udf:" + key] = self.seconds.get("udf:" + key, 0.0) + seconds
 
     def _run_tile(self, tile: Block) -> None:
         made: dict[Any, Block] = {None: tile}
@@ -240,8 +277,13 @@ class _Tiles:
                 if call.compiled:
                     self.alone[key].run(part, self.cancel.array)
                     continue
-                for band in self.bands:
-                    call.tile(self.states[key], part if len(self.bands) == 1 else part.band(band), band, self.cancel.array)
+                hooked = self.plain[key]
+                if call.kind == "process_frame":
+                    hooked.frames(part.data, part.runs, part.index, part.k)
+                    continue
+                start, stop = part.runs[0].tolist()
+                for y0, y1 in self.bands:
+                    hooked.tile(part.data[start:stop, y0:y1], part.index, part.k, (y0, y1))
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -87,7 +87,7 @@ def test_partitions_are_16_to_128_mib() -> None:
     assert 16 * MIB <= large.partition_frames * frame <= 128 * MIB
     assert plan_of((4096, 4096), (8, 8)).partition_frames == 2**16, "as many 16-bit numbers as 32 bits can add up"
     slow = plan_of((512, 512), needs=[need(compiled=False, frames=False)])
-    assert slow.partition_frames * frame <= 16 * MIB
+    assert slow.partition_frames * frame <= 64 * MIB
     assert "plain-Python" in slow.explain()
 
 
