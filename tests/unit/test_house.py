@@ -19,7 +19,7 @@ MAX_LINES = 400
 HEAVY = {"numba", "llvmlite", "h5py", "hdf5plugin", "zmq", "tornado", "dask", "distributed", "pydantic", "matplotlib", "loky", "scipy"}
 # themselves imported only when something is compiled
 MAY_IMPORT_HEAVY = {p: {"numba", "llvmlite"} for p in ("libstream/kernels/rt.py", "libstream/codecs/_raw_numba.py")}
-MAKES_TILES = {"libstream/run/calls.py"}
+MAKES_TILES = {"libstream/run/hooked.py"}
 OPENS_SOCKETS = {"io_backends/streams/_transports.py"}
 
 
@@ -126,7 +126,7 @@ def test_a_planted_breach_is_found(path: str, text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("libstream/run/calls.py", "t = Tile(1, 2)"),
+        ("libstream/run/hooked.py", "t = Tile(1, 2)"),
         ("libstream/kernels/rt.py", "import numba"),
         ("udfs/good.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import numba\ndef f():\n    import numba"),
         ("udfs/good.py", "def f(tile: Tile) -> Tile:\n    return tile"),
