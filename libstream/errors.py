@@ -39,6 +39,14 @@ class CodecError(FormatError):
     """Compressed data that cannot be decoded: damaged, or not what was announced."""
 
 
+class WireError(FormatError):
+    """A message that is not what its protocol allows: damaged, hostile, or of another version. Counted, never fatal."""
+
+
+class NotArmed(LibstreamError, RuntimeError):
+    """A live source was asked for something that only an acquisition has: no header has arrived yet."""
+
+
 class SourceChangedError(LibstreamError, OSError):
     """A file that was changed, shortened or deleted after it was opened."""
 

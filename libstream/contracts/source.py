@@ -65,12 +65,14 @@ class Partition:
     """One task: scan positions to process. number: its place in the fixed merge tree.
 
     runs: int64 (k, 2), half-open runs [start, stop) of flat scan positions, rising.
-    status: uint8 of positions that the source already knows to be lost in this partition: (positions, codes) or None.
+    lost: positions that the source already knows to be lost in this partition, and their status: (positions, codes) or None.
+    held: what the source's own reader needs to find these frames, picklable; handed to `TakesPartitions.begin`.
     """
 
     number: int
     runs: _Arr
     lost: tuple[_Arr, _Arr] | None = None
+    held: Any = None
 
     @property
     def n_positions(self) -> int:
@@ -165,6 +167,14 @@ class ReadsInWays(Protocol):
 
     def with_io(self, io: str) -> Opener:
         """The same frames, read by "read" (never mapped) or "direct" (past the cache). Raises UsageError where that is impossible."""
+
+
+@runtime_checkable
+class TakesPartitions(Protocol):
+    """A reader whose frames are wherever the partition says (`Partition.held`)."""
+
+    def begin(self, partition: Partition) -> None:
+        """The next reads are for this partition, until `begin` is called again."""
 
 
 @runtime_checkable

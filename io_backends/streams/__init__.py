@@ -1,0 +1,1 @@
+"""Detectors whose frames come over a network, one a file."""

@@ -1,0 +1,1 @@
+"""Live sources: messages in, frames in their place, every loss counted."""
