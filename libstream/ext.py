@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from libstream.codecs import bslz4, merlin, merlin_header
+from libstream.codecs import bslz4, merlin, merlin_header, wire
 from libstream.config import n_workers as _n_workers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
@@ -136,4 +136,5 @@ __all__ = [
     "ragged",
     "sig",
     "single",
+    "wire",
 ]  # fmt: skip
