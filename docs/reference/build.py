@@ -9,7 +9,7 @@ import sys
 import textwrap
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 HERE = Path(__file__).resolve().parent
 HEAD = "<!-- Written by docs/reference/build.py from the docstrings: change those, then `make docs`. -->\n\n"
@@ -277,7 +277,7 @@ def ext() -> str:
                     out += [f"#### `{name}.{part}`\n", f"```text\n{signature(func, part)}\n```\n", markdown(func.__doc__)]
         elif inspect.isclass(value):
             out += [markdown(value.__doc__), members(value, name)]
-        elif callable(value):
+        elif callable(value) and get_origin(value) is None:
             shown = getattr(value, "func", value)
             out += [f"```text\n{signature(shown, name)}\n```\n", markdown(value.__doc__ or shown.__doc__)]
         else:
