@@ -355,11 +355,13 @@ def lz4_part(src, ip, end, total, first, last, out):  # type: ignore[no-untyped-
 def decode_parts(src, at, size, kind, item, block, total, first, last, out, to, status):  # type: ignore[no-untyped-def]
     """Decode part i, bytes [first[i], last[i]) of the blob src[at[i] : at[i] + size[i]], to out[to[i] :], for all i; see `status`."""
     for i in range(at.size):
-        ip, end, a, b = at[i], at[i] + size[i], first[i], last[i]
-        inside = 0 <= ip <= end <= src.size and 0 <= a <= b <= total and 0 <= to[i] <= out.size - (b - a)
+        ip, a, b = at[i], first[i], last[i]
+        # no sums before their terms are known to be small: they may wrap around
+        inside = 0 <= ip <= src.size and 0 <= size[i] <= src.size - ip and 0 <= a <= b <= total and 0 <= to[i] <= out.size - (b - a)
         if not inside or (kind == BSLZ4 and (to[i] - a) % item != 0):
             status[i] = PLACE
             continue
+        end = ip + size[i]
         target = out[to[i] : to[i] + b - a]
         if kind == BSLZ4:
             status[i] = bslz4_part(src, ip, end, item, block, total, a, b, target)

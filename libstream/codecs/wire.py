@@ -33,7 +33,7 @@ _Arr = np.ndarray[Any, Any]
 KNOWN = "raw< raw> bslz4/<1|2|4|8|16>[>] lz4[>] lz4f[>] merlin/<code>/<depth>/<chips>"
 """The codecs there are."""
 
-_NAME = re.compile(r"(raw)([<>])|(bslz4)/(1|2|4|8|16)(>?)|(lz4f?)(>?)|(merlin)/([A-Z]\d\d)/(\d{1,2})/(\w{3,5})")
+_NAME = re.compile(r"(raw)([<>])|(bslz4)/(1|2|4|8|16)(>?)|(lz4f?)(>?)|merlin/([A-Z]\d\d)/(\d{1,2})/(\w{3,5})")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def decode(
         return status == k.OK
     # elements wider than the step from row to row, or memory that is not aligned: by way of a copy
     a, b = (first, last) if plan.pixels is not None else (first // align * align, -(-last // align) * align)
-    step = -(-(b - a) // 64) * 64
+    step = -(-(b - a) // 64) * 64 or 64
     buffer = np.empty(at.size * step, np.uint8)
     _into(plan, src, at, size, buffer, np.arange(at.size) * step, a, b, status)
     for p, part in zip(to.tolist(), buffer.reshape(-1, step), strict=True):
@@ -142,7 +142,7 @@ def _plan(codec: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Plan:
     parts: Sequence[Any] = m.groups() if (m := _NAME.fullmatch(codec)) else ()
     if not parts:
         raise CodecError(f"unknown codec {codec[:40]!r}; known are {KNOWN}")
-    raw, order, shuffled, elem, high, lz4, lz4_high, merlin, code, depth, chips = parts
+    raw, order, shuffled, elem, high, lz4, lz4_high, code, depth, chips = parts
     width = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
     big = width if ">" in (order, high, lz4_high) else 1
     if big not in (1, 2, 4, 8):

@@ -165,6 +165,8 @@ def test_parts_out_of_place_are_refused() -> None:
         (0, 5, 0, 0, 6),
         (0, 5, -1, 0, 5),
         (0, -1, 0, 0, 5),
+        (2**62, 2**62, 0, 0, 5),
+        (0, 5, 2**62, 0, 5),
     ]:
         with pytest.raises(UsageError, match="lies outside"):
             decode_parts(src, np.array([at]), np.array([size]), out, np.array([to]), first=np.array([first]), last=np.array([last]), **kw)
