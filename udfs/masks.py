@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from libstream.ext import RunMeta
-from libstream.udfs.kernels.masks import SEGMENT
+from libstream.udfs.kernels.masks import BLOCK, SEGMENT
 
 _Arr = np.ndarray[Any, Any]
 
@@ -29,6 +29,11 @@ BLOCKED_COST = 2.3
 MEMORY_COST = 3.0
 """A byte that is brought from memory, in whole lines, while all cores read (17 GB/s for each of two); computing goes on meanwhile."""
 LINE = 64
+LARGE = 16 << 20
+"""Bytes of weights that no longer stay in the cache that cores share."""
+TILE_FRAMES = 32
+"""Frames in a tile for many large masks, which come from memory for each tile: with 16 masks of 512 x 512 px 2.6 GB/s of uint16 for
+each of two cores; 1.9 with 8 frames, 0.7 with 2."""
 
 
 def runs_of(mask: _Arr) -> _Arr:
@@ -39,16 +44,16 @@ def runs_of(mask: _Arr) -> _Arr:
     return np.concatenate([head, edges, tail]).astype(np.int64).reshape(-1, 2)
 
 
-def segments_of(runs: _Arr, gap: int = 0) -> _Arr:
-    """Runs (k, 2) with gaps of up to `gap` pixels bridged and cut to at most SEGMENT pixels."""
+def segments_of(runs: _Arr, gap: int = 0, most: int = SEGMENT) -> _Arr:
+    """Runs (k, 2) with gaps of up to `gap` pixels bridged and cut to at most `most` pixels."""
     if not len(runs):
         return runs
     wide = runs[1:, 0] - runs[:-1, 1] > gap
     starts, stops = runs[np.concatenate([[True], wide]), 0], runs[np.concatenate([wide, [True]]), 1]
-    pieces = -(-(stops - starts) // SEGMENT)
+    pieces = -(-(stops - starts) // most)
     nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    first = np.repeat(starts, pieces) + nth * SEGMENT
-    return np.stack([first, np.minimum(first + SEGMENT, np.repeat(stops, pieces))], axis=1)
+    first = np.repeat(starts, pieces) + nth * most
+    return np.stack([first, np.minimum(first + most, np.repeat(stops, pieces))], axis=1)
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,11 @@ def cheapest(masks: _Arr, meta: RunMeta, out: np.dtype[Any], allowed: tuple[str,
     units = np.tile(np.array([1, 1j], out), n) if complex_ else np.ones(n, out)
     padded = -(-len(rows) // 4) * 4
     gap = SEGMENT_COST // dtype.itemsize
+    most = BLOCK if 8 * padded * rows.shape[1] > LARGE else SEGMENT
     runs = [runs_of(m) for m in inside]
     exact, near = [segments_of(r) for r in runs], [segments_of(r, gap) for r in runs]
     each = [s for s in near for _ in range(2 if complex_ else 1)]
-    many = near if n == 1 else [segments_of(runs_of(np.asarray(inside.any(axis=0))), gap)]
+    many = near if n == 1 else [segments_of(runs_of(np.asarray(inside.any(axis=0))), gap, most)]
 
     computing: dict[str, float] = {}
     if not offsets.any():

@@ -11,7 +11,7 @@ import numpy as np
 from libstream.ext import UDF, Array, Kernel, Output, ParameterError, Quantity, ShapeError, UsageError, nav, param
 from libstream.udfs.geometry import centre_of, frame_shape, radius_map
 from libstream.udfs.kernels import masks as kernels
-from libstream.udfs.masks import Form, cheapest
+from libstream.udfs.masks import LARGE, TILE_FRAMES, Form, cheapest
 from libstream.udfs.sums import is_narrow, sum_dtype
 
 _Arr = np.ndarray[Any, Any]
@@ -60,6 +60,10 @@ class VirtualDetector(UDF):
     @property
     def tile_cost(self) -> float:
         return {"runs": 0.5, "bits": 0.5, "pixels": 0.1, "each": 2.5, "many": 10.0}[self._form.name]
+
+    @property
+    def tile_frames(self) -> int:  # type: ignore[override]
+        return TILE_FRAMES if self._form.name == "many" and self._form.weights.nbytes > LARGE else 1
 
     def outputs(self) -> Mapping[str, Output]:
         many = self.mask is not None and self.mask.ndim > len(self.meta.shape.sig)

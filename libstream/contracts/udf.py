@@ -38,6 +38,7 @@ RESERVED = frozenset(
         "examples",
         "folds_corrections",
         "whole_frames",
+        "tile_frames",
         "dry_run",
         "tile_cost",
         *HOOKS,
@@ -99,6 +100,11 @@ class UDF:
     """True: gets raw frames and applies `self.meta.corrections` to its constants itself (linear UDFs)."""
     whole_frames: ClassVar[bool] = False
     """True: `process_tile` must get whole frames, never a band of rows."""
+    tile_frames: ClassVar[int] = 1
+    """Frames that the hook would like in a tile, for constants that are larger than a tile and go through the cache with each one.
+
+    The plan gives so many where they fit into 16 MiB; the last tile of a partition has fewer.
+    """
     dry_run: ClassVar[bool] = True
     """False: the hook has effects outside of its outputs (writes files), so it is not tried out before the run."""
     version: ClassVar[str] = "1"

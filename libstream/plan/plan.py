@@ -18,6 +18,8 @@ MIB = 1 << 20
 TILE_BYTES = MIB
 """One tile: half to all of a core's L2, so that every UDF after the first finds it there (docs/adr/0005)."""
 TILE_BYTES_MAX = 8 * MIB
+TILE_BYTES_WANTED = 16 * MIB
+"""Largest tile where a UDF asks for many frames (`UDF.tile_frames`): workers keep a buffer of this size."""
 MIN_FRAMES = 8
 """Fewest frames in a tile for UDFs that sum over the scan: their accumulator is written once for this many frames."""
 
@@ -38,6 +40,7 @@ class Need:
 
     itemsize: bytes of a pixel as this UDF gets it. sums: has outputs that are reduced over the scan.
     whole: must get whole frames. compiled: its hook is a kernel. partition: wants the whole partition at once.
+    depth: frames that it would like in a tile.
     """
 
     key: str
@@ -47,6 +50,7 @@ class Need:
     compiled: bool
     partition: bool
     frames: bool = False
+    depth: int = 1
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,10 @@ def tile_of(sig: tuple[int, ...], itemsize: int, needs: Sequence[Need]) -> tuple
         return Tiling(max(1, TILE_BYTES // frame), n_rows, n_rows), f"whole partitions for {which} (process_partition)"
     sums = any(n.sums for n in needs)
     depth = TILE_BYTES // frame
+    wanted = max((n.depth for n in needs), default=1)
+    if depth < wanted and (most := min(wanted, TILE_BYTES_WANTED // frame)) >= max(depth, MIN_FRAMES):
+        which = ", ".join(n.key for n in needs if n.depth > depth)
+        return Tiling(most, n_rows, n_rows), f"{most} whole frames ({most * frame / MIB:.2f} MiB), for the constants of {which}"
     if depth >= MIN_FRAMES or (depth >= 1 and not sums):
         return Tiling(depth, n_rows, n_rows), f"{depth} whole frames ({depth * frame / MIB:.2f} MiB), within L2"
     whole = [n.key for n in needs if n.whole]

@@ -230,6 +230,7 @@ def _need(key: str, udf: UDF) -> Need:
         whole=kind != "process_tile" or udf.whole_frames,
         compiled=isinstance(udf.hook(), Kernel),
         partition=kind == "process_partition",
+        depth=udf.tile_frames,
         frames=kind == "process_frame" and not isinstance(udf.hook(), Kernel),
     )
 

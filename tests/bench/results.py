@@ -32,7 +32,7 @@ class Results:
         rows = {
             table: [
                 {
-                    "data": r.data.name,
+                    "data": r.data.__dict__,
                     "job": r.job,
                     "seconds": r.seconds,
                     "bytes": r.bytes,

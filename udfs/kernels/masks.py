@@ -21,6 +21,8 @@ SEGMENT = 32768
 AHEAD = 4
 """Short segments lie in places that the processor does not guess: they are asked for so many segments before (disk of 60 px: 2.0
 instead of 1.6 times the plain read limit of a core; 8 and more ahead are no better)."""
+BLOCK = 8192
+"""Longest segment of many large masks: 4 of them (256 KiB) stay in L2 while all frames of a tile go by."""
 SHORT = 512
 """Longest segment of that sort, in pixels."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ shapes = st.tuples(
     shape=shapes, itemsize=st.sampled_from([1, 2, 4, 8, 16]), workers=st.integers(1, 64), order=st.sampled_from(["scan", "coarse"]),
     sync=st.integers(-30, 30), roi=st.none() | st.floats(0, 1), factor=st.sampled_from([1.0, 20.0]),
     needs=st.lists(st.builds(need, st.sampled_from("abc"), sums=st.booleans(), whole=st.booleans(), compiled=st.booleans(),
-                             partition=st.booleans(), frames=st.booleans()), min_size=1, max_size=3),
+                             partition=st.booleans(), frames=st.booleans(), depth=st.sampled_from([1, 32])), min_size=1, max_size=3),
 )  # fmt: skip
 def test_every_frame_and_pixel_once(
     shape: Any, itemsize: int, workers: int, order: str, sync: int, roi: float | None, factor: float, needs: Any
@@ -166,3 +167,12 @@ def test_nothing_to_do() -> None:
     plan = plan_of(mask=np.zeros((64, 64), bool))
     assert (plan.n_selected, plan.n_partitions, list(plan.partitions())) == (0, 0, [])
     assert plan_of((0, 5)).n_partitions == 0
+
+
+def test_a_udf_gets_the_frames_that_it_asks_for_where_they_fit() -> None:
+    many = replace(need(), depth=32)
+    assert tile_of((512, 512), 2, [many, need()])[0].depth == 32
+    assert tile_of((128, 128), 2, [many])[0].depth == 32, "1 MiB is that anyway"
+    assert tile_of((1024, 1024), 2, [many])[0].depth == 8, "as many as fit into 16 MiB"
+    assert tile_of((2048, 2048), 2, [many])[0] == tile_of((2048, 2048), 2, [need()])[0], "fewer than others get anyway"
+    assert "constants of" in tile_of((512, 512), 2, [many])[1]

@@ -13,7 +13,7 @@ from libstream.errors import LibstreamError, ParameterError, ShapeError, UsageEr
 from libstream.model.shape import DataShape
 from libstream.model.source import RunMeta, default_axes
 from libstream.testing._bench import Bench
-from libstream.udfs.kernels.masks import SEGMENT
+from libstream.udfs.kernels.masks import BLOCK, SEGMENT
 from libstream.udfs.masks import ALL, cheapest, runs_of, segments_of
 
 RNG = np.random.default_rng(1)
@@ -254,10 +254,22 @@ def test_large_frames_in_bands_of_rows() -> None:
         "sum": ls.udfs.Sum(),  # asks for bands
         "disk": ls.udfs.VirtualDetector(outer=200),
         "weights": ls.udfs.VirtualDetector(mask=weights),
-        "many": ls.udfs.VirtualDetector(mask=np.stack([weights] * 5)),
+        "many": ls.udfs.VirtualDetector(mask=np.stack([weights] * 4)),
     }
     result = ls.run(ls.open(frames), udfs, executor="inline")
     assert_array_equal(result["sum"]["sum"], frames.sum(0))
     assert_array_equal(result["disk"]["intensity"], frames[:, inside].sum(1))
     assert_allclose(result["weights"]["intensity"], (frames * weights).sum((1, 2)), rtol=1e-12)
-    assert_allclose(result["many"]["intensity"][:, 4], (frames * weights).sum((1, 2)), rtol=1e-12)
+    assert_allclose(result["many"]["intensity"][:, 3], (frames * weights).sum((1, 2)), rtol=1e-12)
+
+
+def test_many_large_masks_ask_for_many_frames() -> None:
+    frames = RNG.integers(0, 100, (9, 700, 600)).astype("u2")
+    masks = RNG.random((5, 700, 600)) * (radii((700, 600), (349.5, 299.5)) < 200)
+    bench = Bench(ls.udfs.VirtualDetector(mask=masks), ls.open(frames))
+    assert (bench.udf._form.name, bench.udf.tile_frames) == ("many", 32)
+    assert np.diff(bench.udf.segments[:, :2]).max() <= BLOCK
+    got = ls.run(ls.open(frames), ls.udfs.VirtualDetector(mask=masks), executor="inline")["intensity"]
+    assert_allclose(got, np.einsum("nyx,myx->nm", frames.astype(float), masks), rtol=1e-12)
+    small = Bench(ls.udfs.VirtualDetector(mask=masks[:, :64, :64]), ls.open(frames[:, :64, :64].copy()))
+    assert small.udf.tile_frames == 1
