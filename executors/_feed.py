@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
-from libstream.ext import Partition
+from libstream.ext import HandsOut, Partition
 
 AHEAD = 1
 """Partitions taken before they are asked for, so that a worker rarely waits for the thread that takes them."""
@@ -50,10 +50,12 @@ class Feed:
             self._changed.wait_for(lambda: self._ready or self._over, timeout_s)
 
     def stop(self) -> None:
-        """Take no more. An iterator that is waiting just now is left alone; its thread ends when it comes back."""
+        """Take no more. An iterator that waits just now is woken if it can be; else its thread ends when it comes back."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        if isinstance(self._source, HandsOut):
+            self._source.wake()
         self._thread.join(_END_S)
 
     def _pull(self) -> None:
@@ -68,7 +70,7 @@ class Feed:
                     self._ready.append(partition)
                     self._changed.notify_all()
             close = getattr(self._source, "close", None)
-            if close is not None:
+            if close is not None and not isinstance(self._source, HandsOut):  # these are closed by the run, once nothing is read any more
                 close()
         except StopIteration:
             pass

@@ -21,6 +21,8 @@ class InlineExecutor:
             if cancel:
                 raise CancelledError("cancelled")
             yield work.process(partition, cancel)
+        if cancel:  # while the source waited
+            raise CancelledError("cancelled")
 
     def close(self) -> None:
         """Nothing to stop."""

@@ -13,10 +13,13 @@ if _typing.TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers an
     from libstream import ext as ext
     from libstream import testing as testing
     from libstream import udfs as udfs
+    from libstream.api import Acquisition as Acquisition
     from libstream.api import Job as Job
+    from libstream.api import LiveSource as LiveSource
     from libstream.api import Result as Result
     from libstream.api import arun as arun
     from libstream.api import arun_iter as arun_iter
+    from libstream.api import connect as connect
     from libstream.api import executor as executor
     from libstream.api import load_result as load_result
     from libstream.api import map as map
@@ -53,7 +56,7 @@ if (_root / "setup.cfg").is_file() and (_root / "udfs" / "__init__.py").is_file(
 _FROM = {
     "libstream.api": (
         "open", "run", "run_iter", "arun", "arun_iter", "start", "map", "on", "executor", "shutdown", "load_result",
-        "Result", "Job",
+        "Result", "Job", "connect", "LiveSource", "Acquisition",
     ),
     "libstream.ext": (
         "UDF", "Array", "Corrections", "Coverage", "Output", "PerPosition", "Quantity", "Ragged", "kernel", "nav", "param",
@@ -65,10 +68,12 @@ _MODULES = ("udfs", "errors", "ext", "testing")
 
 __all__ = [
     "UDF",
+    "Acquisition",
     "Array",
     "Corrections",
     "Coverage",
     "Job",
+    "LiveSource",
     "Output",
     "PerPosition",
     "Quantity",
@@ -76,6 +81,7 @@ __all__ = [
     "Result",
     "arun",
     "arun_iter",
+    "connect",
     "errors",
     "executor",
     "ext",

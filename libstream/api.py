@@ -1,4 +1,4 @@
-"""The verbs: open, start, run, run_iter, arun, arun_iter, map, load_result. Names -> plug-ins -> run."""
+"""The verbs: open, connect, start, run, run_iter, arun, arun_iter, map, load_result. Names -> plug-ins -> run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ import numpy as np
 
 from libstream import registry
 from libstream.contracts.executor import Executor
+from libstream.contracts.indexing import memory_available
 from libstream.contracts.source import FrameSource, WarmsUp
 from libstream.contracts.udf import UDF
 from libstream.errors import FormatError, UsageError
+from libstream.live.source import Acquisition, LiveSource
 from libstream.model.corrections import Corrections
 from libstream.model.result import Result
-from libstream.opening import open_source
+from libstream.model.source import SourceMeta
+from libstream.opening import described, open_source, scan_shape
 from libstream.run.again import Comparison, compare, differences, rebuild, stored_corrections, stored_roi
 from libstream.run.bind import OnChannel
-from libstream.run.job import TICK_S, Job, Progress
+from libstream.run.job import Job, Progress
 
 __all__ = [
-    "Comparison", "Job", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter", "check_output", "compare",
-    "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild", "run", "run_iter", "shutdown", "start",
-    "stored_corrections", "stored_roi",
+    "Acquisition", "Comparison", "Job", "LiveSource", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter",
+    "check_output", "compare", "connect", "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild",
+    "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi",
 ]  # fmt: skip
 
 UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
@@ -73,6 +76,72 @@ def open(  # the door's name, as in every library of the field
     return open_source(
         uri, format=format, scan=scan, frame=frame, sync_offset=sync_offset, scan_step=scan_step, pixel=pixel,
         centre=centre, rotation_deg=rotation_deg, channel=channel, io=io, options=options,
+    )  # fmt: skip
+
+
+def connect(
+    url: str,
+    *,
+    scan: Any = None,
+    order: str = "raster",
+    flyback: int = 0,
+    frames_per_position: int = 1,
+    positions: Any = None,
+    shape_hook: Callable[[int, Any], Any] | None = None,
+    scan_step: Any = None,
+    pixel: Any = None,
+    centre: tuple[float, float] | None = None,
+    rotation_deg: float | None = None,
+    ring_bytes: int | None = None,
+    max_message_bytes: int | None = None,
+    policy: str = "block",
+    stall_timeout_s: float | None = None,
+    record: str | Path | None = None,
+    **options: Any,
+) -> LiveSource:
+    """Connect to a detector. Frames come in from now on; iterate, or `wait()`, for acquisitions, and use each like a file.
+
+    Args:
+        url: "dectris://host:9999?api=80", "merlin://host:6342", "sectors://host:6001-6004?info=6005", "libstream://host:9876";
+            `libstream plugins` lists them.
+        scan: shape of the scan (y, x); default: what the stream says, then `shape_hook`, then (number of frames,).
+        order: "raster", or "serpentine" for lines in alternating directions.
+        flyback: frames at the end of each line that belong to no position.
+        frames_per_position: frames at each position, one after another; they become one more axis of the scan.
+        positions: a custom path: for each frame its flat position, or (y, x); negative ones belong to none.
+        shape_hook: f(n_frames, header) -> scan shape, asked when neither `scan` nor the stream says one.
+        scan_step, pixel, centre, rotation_deg: calibration, as for `open`.
+        ring_bytes: memory for frames (default: a quarter of the machine's memory). Frames are kept there while it lasts, so that
+            parameters can be changed for the whole scan.
+        max_message_bytes: largest message that is accepted (default: a 64th of the memory for frames).
+        policy: where frames come faster than they are processed and the memory is full: "block" lets the detector wait,
+            "drop" throws new frames away and counts them.
+        stall_timeout_s: silence after which a running acquisition is closed as incomplete (default: 5 s, or 20 frame times).
+        record: folder; everything that arrives is written there, too (docs/how-to/record-and-replay.md).
+        options: what the kind of detector takes.
+
+    Raises:
+        UsageError: a bad address or option. NotInstalledError: a package is missing. OSError: the address cannot be bound.
+    """
+    from libstream.contracts.stream import StreamUrl
+
+    parsed = StreamUrl.parse(url)
+    kind = registry.load("detectors", parsed.scheme)()
+    detector = kind.receiver(parsed, **options)
+    given = {"order": order, "flyback": flyback, "frames_per_position": frames_per_position, "positions": positions}
+
+    def describe(meta: SourceMeta) -> SourceMeta:
+        return described(meta, None, None, None, scan_step, pixel, centre, rotation_deg)
+
+    recorder = None
+    if record is not None:
+        from libstream.live.record import Recorder
+
+        recorder = Recorder(record, url, parsed.scheme, options=options)
+    return LiveSource(
+        detector, url, scan=None if scan is None else scan_shape("scan", scan), order=given, shape_hook=shape_hook,
+        ring_bytes=memory_available() // 4 if ring_bytes is None else int(ring_bytes), max_message_bytes=max_message_bytes,
+        policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
     )  # fmt: skip
 
 
@@ -275,9 +344,11 @@ def _job(
     progress: Any,
     order: str,
     profile: bool = False,
-    tick_s: float = TICK_S,
+    tick_s: float | None = None,
 ) -> Job:
-    if not isinstance(source, FrameSource):
+    if isinstance(source, LiveSource):
+        source = source.wait()
+    elif not isinstance(source, FrameSource):
         source = open(source)
     if progress is True:
         from libstream.progressbar import Bar

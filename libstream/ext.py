@@ -6,7 +6,7 @@ from libstream.codecs import bslz4, merlin, merlin_header, wire
 from libstream.config import n_workers as _n_workers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
-from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Opener, Partition
+from libstream.contracts.source import FileFormat, FrameReader, FrameSource, HandsOut, Opener, Partition, TakesPartitions
 from libstream.contracts.stream import (
     Announced,
     Controller,
@@ -45,6 +45,7 @@ from libstream.errors import (
 from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel, part_of, prefetch
 from libstream.model.array import Array, digest_of
 from libstream.model.corrections import Corrections
+from libstream.model.order import ScanOrder
 from libstream.model.output import Output, default_fill, nav, ragged, sig, single
 from libstream.model.partial import Coverage, Partial, RaggedPart
 from libstream.model.quantity import Quantity, convert
@@ -81,6 +82,7 @@ __all__ = [
     "FramePart",
     "FrameReader",
     "FrameSource",
+    "HandsOut",
     "Kernel",
     "LibstreamError",
     "NotInstalledError",
@@ -103,6 +105,7 @@ __all__ = [
     "RunHeader",
     "RunMeta",
     "SaveError",
+    "ScanOrder",
     "ShapeError",
     "Sink",
     "Skipped",
@@ -111,6 +114,7 @@ __all__ = [
     "SourceMeta",
     "Span",
     "StreamUrl",
+    "TakesPartitions",
     "Tile",
     "Traits",
     "Transport",

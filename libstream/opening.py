@@ -34,7 +34,7 @@ def open_source(
     given = dict(options)
     known = {f.name for f in fields(fmt.options)}
     if frame is not None and "frame" in known:
-        given["frame"], frame = _shape("frame", frame), None
+        given["frame"], frame = scan_shape("frame", frame), None
     for option in given:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
@@ -47,7 +47,7 @@ def open_source(
     source: FrameSource = fmt.open(location, made)
     if io != "auto":
         source = _read_by(source, io, name)
-    view = _View(source, _described(source.meta, scan, frame, sync_offset, scan_step, pixel, centre, rotation_deg))
+    view = _View(source, described(source.meta, scan, frame, sync_offset, scan_step, pixel, centre, rotation_deg))
     call = {
         "format": format, "scan": scan, "frame": options.get("frame", frame) if frame is None else frame, "sync_offset": sync_offset,
         "scan_step": scan_step, "pixel": pixel, "centre": centre, "rotation_deg": rotation_deg, "channel": channel,
@@ -132,7 +132,8 @@ def _not_found(path: Path) -> str:
 # -- what the user adds ----------------------------------------------------------------------------------------------
 
 
-def _shape(name: str, given: Any) -> tuple[int, ...]:
+def scan_shape(name: str, given: Any) -> tuple[int, ...]:
+    """A shape that a user gave as `name`: a size or a tuple of sizes. Raises UsageError, ShapeError."""
     if isinstance(given, (int, np.integer)):
         given = (given,)
     try:
@@ -144,18 +145,19 @@ def _shape(name: str, given: Any) -> tuple[int, ...]:
     return shape
 
 
-def _described(
+def described(
     meta: SourceMeta, scan: Any, frame: Any, sync_offset: int | None, scan_step: Any, pixel: Any, centre: Any, rotation_deg: float | None
 ) -> SourceMeta:  # fmt: skip
+    """`meta` with what the user says of it; None leaves what it says itself. Raises ShapeError, UsageError, ParameterError."""
     sig = meta.shape.sig
     if frame is not None:
-        sig = _shape("frame", frame)
+        sig = scan_shape("frame", frame)
         if math.prod(sig) != meta.shape.frame_size:
             raise ShapeError(f"frame={sig} has {math.prod(sig)} pixels, the file's frames have {meta.shape.frame_size} {meta.shape.sig}")
     nav, n = meta.shape.nav, meta.n_frames
     notes = list(meta.notes)
     if scan is not None:
-        nav = _shape("scan", scan) if np.size(scan) else ()
+        nav = scan_shape("scan", scan) if np.size(scan) else ()
         count = math.prod(nav)
         if count != n and sync_offset is None:
             raise ShapeError(

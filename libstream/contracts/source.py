@@ -86,6 +86,26 @@ class Partition:
         return np.repeat(self.runs[:, 0] - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
 
 
+@runtime_checkable
+class HandsOut(Protocol):
+    """Partitions of a source that keeps its frames only until they are merged: what `FrameSource.partitions` may return."""
+
+    def __next__(self) -> Partition:
+        """The next partition; waits for it. Its frames can be read at once."""
+
+    def merged(self, partial: Any) -> None:
+        """The frames of this `Partial` are in the result. Called by the loop after each merge."""
+
+    def wake(self) -> None:
+        """Hand out nothing more: whoever waits in `next` gets StopIteration. Partitions already handed out are still read."""
+
+    def close(self) -> None:
+        """The run is over, no partition is being read any more."""
+
+    def report(self, coverage: Mapping[str, int]) -> Mapping[str, Any]:
+        """What the source knows of the run, for `Result.run`: "ledger" and "acquisition". coverage: counts of the positions so far."""
+
+
 class FrameSource:
     """A data set: `meta`, an `opener` for workers, and partitions. Sources are lazy: nothing is read before it is asked for.
 
@@ -97,6 +117,8 @@ class FrameSource:
 
     opened: Mapping[str, Any] = {}
     """Keyword arguments of `ls.open` that made this source, for the provenance."""
+    tick_s: float = 0.1
+    """Time between two publications of a run over this source."""
 
     def __init__(self, meta: SourceMeta, opener: Opener, channel: str | None = None) -> None:
         self.meta = meta

@@ -103,6 +103,11 @@ class Result(Mapping[str, Any]):
         """True when the run ended and every announced position was processed."""
         return self.final and self.coverage.complete
 
+    @property
+    def ledger(self) -> Mapping[str, int]:
+        """What became of every frame of a live acquisition (docs/reference/ledger.md); empty for stored frames."""
+        return dict(self.run.get("ledger", {}))
+
     def masked(self, key: str, output: str | None = None) -> np.ma.MaskedArray[Any, Any]:
         """A nav output as a masked array: masked where the position was not processed."""
         outputs, name = (self.udfs[key], output) if output is not None else self._find(key)

@@ -12,7 +12,7 @@ from typing import Any
 
 from libstream.contracts.executor import CancelFlag, Executor
 from libstream.contracts.params import make
-from libstream.contracts.source import FrameSource
+from libstream.contracts.source import FrameSource, HandsOut
 from libstream.contracts.udf import UDF
 from libstream.errors import CancelledError, UsageError
 from libstream.model.corrections import Corrections
@@ -23,9 +23,6 @@ from libstream.run.board import Board
 from libstream.run.collect import Collector
 from libstream.run.loop import run_loop
 from libstream.run.stamp import array_params, stamp
-
-TICK_S = 0.1
-"""Time between two publications of an offline run."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,13 @@ class Job:
         progress: ProgressCallback | None = None,
         order: str = "scan",
         saver: Callable[[Result, Path], None] | None = None,
-        tick_s: float = TICK_S,
+        tick_s: float | None = None,
         profile: bool = False,
     ) -> None:
         if order not in ("scan", "coarse"):
             raise UsageError(f"order must be 'scan' or 'coarse', got {order!r}")
-        self._source, self._executor, self._progress, self._saver, self._tick_s = source, executor, progress, saver, tick_s
+        self._source, self._executor, self._progress, self._saver = source, executor, progress, saver
+        self._tick_s = source.tick_s if tick_s is None else tick_s
         self._options: dict[str, Any] = {"roi": roi, "corrections": corrections, "order": order, "traits": executor.traits}
         self._by_udf = profile
         self._udfs = dict(udfs)
@@ -92,6 +90,7 @@ class Job:
         self._stopped = False  # cancel() was called
         self._cut_short = False  # and it came before the end
         self._cancel: CancelFlag | None = None
+        self._hands_out: HandsOut | None = None
         self._published_in_generation = False
         self._last_progress = Progress(0, 0, 0, 0.0, 0)
         self._collector: Collector | None = None
@@ -175,8 +174,8 @@ class Job:
             number = self._generation + 1
             if self._idle.is_set():
                 self._restart()
-            elif self._published_in_generation and self._cancel is not None:
-                self._cancel.set()
+            elif self._published_in_generation:
+                self._interrupt()
             return number
 
     def cancel(self) -> None:
@@ -189,8 +188,7 @@ class Job:
                 return
             self._stopped = True
             self._pending = None
-            if self._cancel is not None:
-                self._cancel.set()
+            self._interrupt()
 
     def explain(self) -> str:
         """The choices of the plan in words, one a line."""
@@ -229,6 +227,12 @@ class Job:
         yield self.wait()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        if self._cancel is not None:
+            self._cancel.set()
+        if self._hands_out is not None:
+            self._hands_out.wake()  # an executor in the caller's thread waits in it
 
     def _bind(self, udfs: Mapping[str, UDF | OnChannel]) -> Bound:
         bound = bind(self._source, udfs, **self._options)
@@ -282,16 +286,21 @@ class Job:
         channels = {k: c.channel for c in bound.work.channels for k in c.udfs}
         params = array_params(bound)
         record = stamp(bound, channels, self._executor.name, self._generation)
+        partitions = bound.source.partitions(bound.plan.partitions())
+        hands_out = self._hands_out = partitions if isinstance(partitions, HandsOut) else None
 
         def publish(final: bool = False) -> None:
             with self._lock:
                 self._published_in_generation = True
                 if self._pending is not None and not final:
-                    cancel.set()
+                    self._interrupt()
             result = collector.result(self._generation, self._board.next_version(), {}, params, final)
             now = datetime.now(UTC)
             times = {"started": started.isoformat(), "ended": now.isoformat(), "seconds": (now - started).total_seconds()}
-            run = {**record, "times": {**times, "by_part": dict(collector.seconds)}, "coverage": result.coverage.counts}
+            counts = result.coverage.counts
+            run = {**record, "times": {**times, "by_part": dict(collector.seconds)}, "coverage": counts}
+            if hands_out is not None:
+                run.update(hands_out.report(counts))
             self._board.publish(replace(result, run=run, saver=self._saver))
 
         def progress(c: Collector) -> None:
@@ -301,7 +310,6 @@ class Job:
                 self._progress(self._last_progress)
 
         self._last_progress = Progress(0, bound.plan.n_selected, 0, 0.0, self._generation)
-        partitions = bound.source.partitions(bound.plan.partitions())
         try:
             with around(bound.udfs, collector):
                 yield from run_loop(self._executor, bound.work, partitions, collector, cancel, publish, progress, self._tick_s)
@@ -320,6 +328,8 @@ class Job:
         else:
             publish(final=True)
         finally:
+            if hands_out is not None:
+                hands_out.close()
             bound.work.close()
         yield
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from libstream.contracts.executor import CancelFlag, Executor, Work
-from libstream.contracts.source import Partition
+from libstream.contracts.source import HandsOut, Partition
 from libstream.run.collect import Collector
 
 
@@ -30,9 +30,12 @@ def run_loop(
     """
     in_flight = executor.traits.n_workers
     due = 0.0 if math.isfinite(tick_s) else math.inf
+    merged = partitions.merged if isinstance(partitions, HandsOut) else None
     for partial in executor.imap(work, partitions, in_flight=in_flight, cancel=cancel):
         if partial is not None:
             collector.add(partial)
+            if merged is not None:
+                merged(partial)
             progress(collector)
         now = time.monotonic()
         if now >= due and collector.changed:

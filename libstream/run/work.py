@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from libstream.contracts.executor import CancelFlag
-from libstream.contracts.source import FrameReader, Opener, Partition
+from libstream.contracts.source import FrameReader, Opener, Partition, TakesPartitions
 from libstream.contracts.udf import UDF
 from libstream.errors import CancelledError, UsageError
 from libstream.kernels.loops import Entry, driver
@@ -101,7 +101,7 @@ class Work:
                 "accumulators may be too narrow for more. FrameSource.partitions hands out the plan's partitions, or parts of them"
             )
         seconds: dict[str, float] = {"read": 0.0}
-        frames = {c.channel: self._frames(c, positions, partition.runs) for c in self.channels}
+        frames = {c.channel: self._frames(c, partition, positions) for c in self.channels}
         placed: dict[tuple[str, str], Any] = {}
         reduced: dict[tuple[str, str], _Arr] = {}
         for c in self.channels:
@@ -137,8 +137,11 @@ class Work:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def _frames(self, c: ChannelWork, positions: _Arr, runs: _Arr) -> PartitionFrames:
-        return PartitionFrames(self._reader(c.channel), positions, runs, self.sync_offset, c.mapped)
+    def _frames(self, c: ChannelWork, partition: Partition, positions: _Arr) -> PartitionFrames:
+        reader = self._reader(c.channel)
+        if isinstance(reader, TakesPartitions):
+            reader.begin(partition)
+        return PartitionFrames(reader, positions, partition.runs, self.sync_offset, c.mapped)
 
     def _reader(self, channel: str) -> FrameReader:
         held: dict[str, FrameReader] = self._local.__dict__.setdefault("readers", {})

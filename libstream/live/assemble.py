@@ -1,0 +1,325 @@
+"""Frames to their places: by the detector's frame number, whatever the order of arrival."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from libstream.contracts.stream import RunHeader
+from libstream.errors import WireError
+from libstream.live.ledger import Counts
+from libstream.live.ring import Ring
+from libstream.model.order import ScanOrder
+from libstream.model.partial import CORRUPT, DROPPED, EXCLUDED, MISSING
+
+_Arr = np.ndarray[Any, Any]
+
+WAITING, READY, LOST = range(3)
+CODECS_MAX = 64
+CLIENTS_MIN = 16
+"""Frames that have to be seen before a regular gap says that somebody else takes the others."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Pieces of a frame: `channels` names, `sectors` of each from the top; shape and dtype of one sector by channel."""
+
+    channels: tuple[str, ...]
+    sectors: int
+    shapes: tuple[tuple[int, int], ...]
+    dtypes: tuple[str, ...]
+
+    @property
+    def pieces(self) -> int:
+        """Parts that make a frame whole."""
+        return len(self.channels) * self.sectors
+
+    def frame_shape(self, channel: int) -> tuple[int, int]:
+        """Shape (y, x) of a whole frame."""
+        y, x = self.shapes[channel]
+        return y * self.sectors, x
+
+
+class Run:
+    """One run of a detector: where each frame lies in the ring, what is ready, what is lost.
+
+    All methods are called with `changed` held. Positions become ready in the order of `ready[:n_ready]`, lost in the order of
+    `lost[:n_lost]`; both only grow, so that whoever processes them keeps two numbers.
+    """
+
+    def __init__(
+        self, header: RunHeader, order: ScanOrder, layout: Layout, ring: Ring, changed: threading.Condition, first: int = 0
+    ) -> None:
+        self.header, self.order, self.layout, self.ring, self.changed, self.first = header, order, layout, ring, changed, first
+        n, p = order.n_positions, layout.pieces
+        self.n = n
+        self.offset = np.zeros((n, p), np.int64)
+        self.size = np.zeros((n, p), np.int32)
+        self.epoch = np.zeros((n, p), np.int32)
+        self.codec = np.zeros((n, p), np.uint8)
+        self.have = np.zeros((n, p), bool)
+        self.fate = np.zeros(n, np.uint8)
+        self.ready, self.n_ready = np.empty(n, np.int64), 0
+        self.lost, self.lost_code, self.n_lost = np.empty(n, np.int64), np.empty(n, np.uint8), 0
+        self.codecs: list[str] = []
+        self.counts = Counts()
+        self.state = "running"
+        self.reason = ""
+        self.notes: list[str] = list(header.notes)
+        self.t_begun = time.monotonic()
+        self.seconds = 0.0
+        self._claims: list[_Arr] = []
+        self._orphan = np.zeros(n, bool)
+        self._blocks: set[tuple[int, int]] = set()
+        self.given_up = False
+        self._flyback_parts = 0
+        self._lose(order.left_out(), EXCLUDED)
+
+    @property
+    def closed(self) -> bool:
+        """No frame will be accepted any more."""
+        return self.state not in ("running", "draining")
+
+    @property
+    def n_open(self) -> int:
+        """Frames of which some parts are there and others not, so far."""
+        if self.layout.pieces == 1:
+            return 0
+        return int(np.count_nonzero(self.have[self.fate == WAITING].any(axis=1)))
+
+    @property
+    def n_settled(self) -> int:
+        """Positions that are ready or lost."""
+        return self.n_ready + self.n_lost
+
+    def codec_id(self, codec: str) -> int:
+        """Number of a codec in this run. Raises WireError where there are too many to be true."""
+        if codec not in self.codecs:
+            if len(self.codecs) >= CODECS_MAX:
+                raise WireError(f"frames of one run come in more than {CODECS_MAX} encodings, now {codec!r}")
+            self.codecs.append(codec)
+        return self.codecs.index(codec)
+
+    # -- frames come in ----------------------------------------------------------------------------------------------
+
+    def place(self, numbers: _Arr, pieces: _Arr, offsets: _Arr, sizes: _Arr, codecs: _Arr, good: _Arr | None, dropped: bool) -> None:
+        """Put parts of frames to their places.
+
+        All arrays are (k,). numbers: of the frames. pieces: channel * sectors + sector. offsets, sizes: where in the ring. codecs: ids.
+        good: False where shape or dtype are not the run's (None = all are). dropped: nothing was kept, the memory is full.
+        """
+        numbers = numbers - self.first
+        if not dropped and not sizes.all():
+            good = sizes > 0 if good is None else good & (sizes > 0)
+        inside = (numbers >= 0) & (numbers < self.order.n_frames)
+        if not inside.all():
+            early = int(np.count_nonzero(numbers < 0))  # of the scan before, in an endless acquisition
+            self.counts.late += early
+            self.counts.surplus += int(len(inside) - np.count_nonzero(inside)) - early
+            numbers, pieces, offsets, sizes, codecs = (a[inside] for a in (numbers, pieces, offsets, sizes, codecs))
+            good = None if good is None else good[inside]
+        at = self.order.positions_of(numbers)
+        away = at < 0
+        if away.any():
+            self._count_flyback(int(np.count_nonzero(away)))
+            stay = ~away
+            at, pieces, offsets, sizes, codecs = (a[stay] for a in (at, pieces, offsets, sizes, codecs))
+            good = None if good is None else good[stay]
+        new = self._new(at, pieces)
+        if not new.all():
+            self.counts.duplicate += int(len(new) - np.count_nonzero(new))
+            at, pieces, offsets, sizes, codecs = (a[new] for a in (at, pieces, offsets, sizes, codecs))
+            good = None if good is None else good[new]
+        if not len(at):
+            return
+        whole = self.layout.pieces == 1
+        self.counts.frames += len(at) if whole else len(np.unique(at[~self.have[at].any(axis=1)]))
+        self.have[at, pieces] = True
+        if dropped:
+            self._spoil(np.unique(at), DROPPED)
+            return
+        alive = self.fate[at] == WAITING
+        if good is not None:
+            alive &= good
+        if not alive.all():
+            at, pieces, offsets, sizes, codecs, bad = at[alive], pieces[alive], offsets[alive], sizes[alive], codecs[alive], at[~alive]
+        else:
+            bad = None
+        self.offset[at, pieces], self.size[at, pieces], self.codec[at, pieces] = offsets, sizes, codecs
+        self.epoch[at, pieces] = self.ring.epoch[self.ring.block_of(offsets)]
+        self._touch(offsets)
+        self.ring.hold(offsets, 1)
+        if bad is not None:
+            self._spoil(np.unique(bad), CORRUPT)
+            at = at[self.fate[at] == WAITING]
+        if not whole:
+            at = _unique_in_order(at)
+            at = at[self.have[at].all(axis=1)]
+        self._become_ready(at)
+
+    def _new(self, at: _Arr, pieces: _Arr) -> _Arr:
+        """Bool: parts seen for the first time."""
+        new = ~self.have[at, pieces]
+        key = at * self.layout.pieces + pieces
+        if len(key) > 1 and not (key[1:] > key[:-1]).all():
+            first = np.zeros(len(key), bool)
+            first[np.unique(key, return_index=True)[1]] = True
+            new &= first
+        return new
+
+    def _count_flyback(self, n: int) -> None:
+        self._flyback_parts += n
+        frames = self._flyback_parts // self.layout.pieces
+        self.counts.frames += frames - self.counts.flyback
+        self.counts.flyback = frames
+
+    def _become_ready(self, at: _Arr) -> None:
+        n = len(at)
+        if not n:
+            return
+        self.fate[at] = READY
+        self.ready[self.n_ready : self.n_ready + n] = at
+        self.n_ready += n
+        for needs in self._claims:
+            needs[at] = True
+        if not self._claims and not self.given_up:
+            self._orphan[at] = True
+        extra = len(self._claims) - 1 if self._claims or self.given_up else 0
+        if extra:
+            self.ring.hold(self.offset[at].reshape(-1), extra)
+
+    def _spoil(self, at: _Arr, code: int) -> None:
+        """Positions that will not be ready any more: what is there of them is let go."""
+        at = at[self.fate[at] == WAITING]
+        self._let_go_parts(at)
+        if code == DROPPED:
+            self.counts.dropped += len(at)
+        else:
+            self.counts.rejected += len(at)
+        self._lose(at, code)
+
+    def _let_go_parts(self, at: _Arr) -> None:
+        held = self.have[at] & (self.size[at] > 0)
+        self.ring.hold(self.offset[at][held], -1)
+        self.size[at] = 0
+
+    def _lose(self, at: _Arr, code: int) -> None:
+        n = len(at)
+        self.fate[at] = LOST
+        self.lost[self.n_lost : self.n_lost + n], self.lost_code[self.n_lost : self.n_lost + n] = at, code
+        self.n_lost += n
+
+    def _touch(self, offsets: _Arr) -> None:
+        for block in np.unique(self.ring.block_of(offsets)).tolist():
+            mark = (block, int(self.ring.epoch[block]))
+            if mark not in self._blocks:
+                self._blocks.add(mark)
+                if not self.given_up:
+                    self.ring.want(*mark, 1)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self, state: str, reason: str = "") -> None:
+        """No more frames: what has not come is missing. state: "done", "incomplete" or "failed"."""
+        if self.closed:
+            return
+        open_ = np.flatnonzero(self.fate == WAITING)
+        parts = open_[self.have[open_].any(axis=1)]
+        self.counts.partial += len(parts)
+        self._let_go_parts(parts)
+        self._lose(open_, MISSING)
+        if state == "done" and (len(open_) or self.counts.dropped or self.counts.rejected):
+            state = "incomplete"
+        self.state, self.reason = state, reason
+        self.seconds = time.monotonic() - self.t_begun
+        note = self._other_client()
+        if note:
+            self.notes.append(note)
+        self.changed.notify_all()
+
+    def _other_client(self) -> str:
+        """A sentence where every k-th frame came and the others did not: another client takes them."""
+        if self.n_ready < CLIENTS_MIN or self.n_settled - self.n_ready < CLIENTS_MIN:
+            return ""
+        numbers = np.sort(self.order.numbers()[self.ready[: self.n_ready]])
+        steps, counts = np.unique(np.diff(numbers), return_counts=True)
+        k = int(steps[np.argmax(counts)])
+        if k < 2 or counts.max() < 0.9 * (len(numbers) - 1):
+            return ""
+        others = "another program" if k == 2 else f"{k - 1} other programs"
+        return (
+            f"only every {_th(k)} frame arrived, as regularly as if {others} took the rest: "
+            "the detector deals its frames out to all who are connected to it. Close the other programs"
+        )
+
+    def give_up(self) -> None:
+        """Its user has gone on: frames that nobody processes need not be kept."""
+        if self.given_up:
+            return
+        self.given_up = True
+        orphans = np.flatnonzero(self._orphan)
+        self.ring.hold(self.offset[orphans].reshape(-1), -1)
+        self._orphan[:] = False
+        if not self._claims:
+            self._unwant()
+
+    def _unwant(self) -> None:
+        for block, epoch in self._blocks:
+            self.ring.want(block, epoch, -1)
+
+    # -- who processes them ------------------------------------------------------------------------------------------
+
+    def claim(self, wanted: _Arr | None) -> _Arr:
+        """Somebody begins to process the run: bool (n,), the ready positions that are still there; it grows as frames come.
+
+        wanted: bool (n,), positions that will be processed (None = all).
+        """
+        needs = np.zeros(self.n, bool)
+        ready = self.ready[: self.n_ready]
+        there = ready[self.held(ready)]
+        needs[there] = True
+        more = there[~self._orphan[there]]
+        self.ring.hold(self.offset[more].reshape(-1), 1)
+        self._orphan[:] = False
+        self._claims.append(needs)
+        return needs
+
+    def held(self, at: _Arr) -> _Arr:
+        """Bool: all parts of these ready positions are still in the ring."""
+        offsets, epochs = self.offset[at], self.epoch[at]
+        return np.asarray(self.ring.held(offsets, epochs).all(axis=1))
+
+    def merged(self, needs: _Arr, at: _Arr) -> None:
+        """`at` were processed by the owner of `needs`."""
+        at = at[needs[at]]
+        needs[at] = False
+        self.ring.hold(self.offset[at].reshape(-1), -1)
+
+    def unclaim(self, needs: _Arr) -> None:
+        """The owner of `needs` ends. What it has not processed waits for somebody else, unless the user has gone on."""
+        self._claims = [c for c in self._claims if c is not needs]
+        rest = np.flatnonzero(needs)
+        if self._claims or self.given_up:
+            self.ring.hold(self.offset[rest].reshape(-1), -1)
+            if self.given_up and not self._claims:
+                self._unwant()
+        else:
+            self._orphan[rest] = True
+
+    def codec_names(self, ids: _Arr) -> Sequence[str]:
+        """Names of codec ids."""
+        return [self.codecs[i] for i in ids.tolist()]
+
+
+def _unique_in_order(at: _Arr) -> _Arr:
+    _, first = np.unique(at, return_index=True)
+    return np.asarray(at[np.sort(first)])
+
+
+def _th(k: int) -> str:
+    return {2: "second", 3: "third"}.get(k, f"{k}th")

@@ -1,0 +1,187 @@
+"""The receiving thread: messages into the ring, their events to the runs. It never waits for a UDF, a merge or a plot."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from libstream.contracts.stream import Detector, Received
+from libstream.errors import WireError
+from libstream.live.ring import Ring
+from libstream.live.runs import Runs
+
+_Arr = np.ndarray[Any, Any]
+_log = logging.getLogger("libstream.live")
+
+TICK_S = 0.02
+"""Longest wait for a message, and so the time within which the thread notices anything else."""
+ROWS = 16384
+"""Most message parts of one call."""
+
+
+class Recorder(Protocol):
+    """Tees what was received to disk."""
+
+    def put(self, block: _Arr, table: _Arr, rows: int, lanes: _Arr | None, t_ns: int, done: Callable[[], None]) -> None:
+        """Take note of messages; never waits, never copies; calls `done` from another thread once they are written."""
+
+
+class Ingest:
+    """Owns the transport of a live source.
+
+    drop: throw frames away, counted, where all memory is needed; else the sender has to wait.
+    """
+
+    def __init__(
+        self, detector: Detector, ring: Ring, runs: Runs, *, drop: bool, max_message_bytes: int, recorder: Recorder | None = None
+    ) -> None:
+        self.detector, self.ring, self.runs, self.changed = detector, ring, runs, runs.changed
+        self._drop, self._max, self.recorder = drop, max_message_bytes, recorder
+        self.blocked = False
+        self._new_decoder()
+        self._block: int | None = None
+        self._used = 0
+        self._scratch: _Arr | None = None
+        self._table = np.zeros((ROWS, 3), np.int64)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="libstream-ingest", daemon=True)
+
+    def start(self) -> None:
+        """Open the transport (raises OSError) and start receiving."""
+        self.detector.transport.open()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close everything; open runs become incomplete."""
+        self._stop.set()
+        with self.changed:
+            self.changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(10.0)
+        self.detector.transport.close()
+
+    def _new_decoder(self) -> None:
+        self._decoder = self.detector.make_decoder()
+        self.runs.has_end = self._decoder.has_end
+
+    def _loop(self) -> None:
+        reason = "the live source was closed"
+        try:
+            while not self._stop.is_set():
+                self._turn()
+        except Exception as exc:  # noqa: BLE001  whoever waits for frames has to be told
+            _log.exception("the receiving thread of %s failed", self.detector.name)
+            reason = f"the receiving thread failed: {type(exc).__name__}: {exc}"
+            with self.changed:
+                self.runs.problem(f"{reason}; close this source and connect again")
+        with self.changed:
+            self.runs.close_all(reason)
+
+    def _turn(self) -> None:
+        into = self._room()
+        if into is None:
+            return
+        kept = into is not self._scratch
+        try:
+            got = self.detector.transport.receive(into, self._table, TICK_S, self._max)
+        except OSError as exc:
+            with self.changed:
+                self.runs.problem(str(exc))
+            self._stop.wait(0.2)
+            got = Received(0, 0, 0)
+        if got.messages or got.dropped:
+            self._take(into, got, kept)
+        if kept:
+            self._used += got.used
+            if got.full:
+                self._next_block()
+        if got.closed:
+            with self.changed:
+                self.runs.close_all("the detector closed the connection before all frames had come")
+            self._new_decoder()
+        if not got.messages:
+            self.runs.look_at_the_clock()
+
+    def _room(self) -> _Arr | None:
+        """Where to receive into: the rest of the block; None where all memory is needed and the sender has to wait."""
+        if self._block is None:
+            with self.changed:
+                self._block, self._used = self.ring.take(), 0
+                if self._block is None:
+                    if not self.blocked:
+                        self.blocked = True
+                        what = "frames are thrown away" if self._drop else "the detector has to wait"
+                        self.runs.problem(f"the memory for frames is full: {what} until some are processed")
+                    if not self._drop:
+                        self.changed.wait(TICK_S)
+                        self.runs.silent_since = time.monotonic()  # it is us who keep the detector waiting
+                        return None
+                else:
+                    self.blocked = False
+        if self._block is None:
+            if self._scratch is None:
+                self._scratch = np.empty(self.ring.block_bytes, np.uint8)
+            return self._scratch
+        start = self._block * self.ring.block_bytes
+        return self.ring.data[start + self._used : start + self.ring.block_bytes]
+
+    def _next_block(self) -> None:
+        with self.changed:
+            self.ring.retire()
+            self._block = None
+
+    def _take(self, into: _Arr, got: Received, kept: bool) -> None:
+        runs, base = self.runs, 0
+        if kept and self._block is not None:
+            base = self._block * self.ring.block_bytes + self._used
+            if self.recorder is not None:
+                self._record(self.recorder, self._block, into, got)
+        runs.kept = kept
+        runs.total.messages += got.messages
+        runs.total.bytes += got.used
+        runs.silent_since = time.monotonic()
+        if got.dropped:
+            with self.changed:
+                runs.total.oversized += got.dropped
+                runs.problem(
+                    f"{got.dropped} messages were larger than {self._max} bytes and thrown away; if they were frames, connect with "
+                    "larger max_message_bytes= and ring_bytes="
+                )
+        view = memoryview(into)
+        rows = self._table[: got.rows].tolist()
+        feed, event, over = self._decoder.feed, runs.take, runs.message_over
+        i, end = 0, got.rows
+        while i < end:
+            number = rows[i][0]
+            parts, starts, sizes = [], [], []
+            while i < end and rows[i][0] == number:
+                _, at, size = rows[i]
+                parts.append(view[at : at + size])
+                starts.append(base + at)
+                sizes.append(size)
+                i += 1
+            try:
+                for found in feed(parts):
+                    event(found, starts, sizes)
+            except WireError as exc:
+                runs.not_understood(str(exc))
+            except Exception as exc:  # noqa: BLE001  a decoder of somebody else must not end the measurement
+                runs.not_understood(f"the decoder of {self.detector.name} raised {type(exc).__name__}: {exc}; this is a bug in it")
+            over()
+        runs.flush()
+
+    def _record(self, recorder: Recorder, block: int, into: _Arr, got: Received) -> None:
+        with self.changed:
+            self.ring.pin(block, 1)
+
+        def done() -> None:
+            with self.changed:
+                self.ring.pin(block, -1)
+                self.changed.notify_all()
+
+        recorder.put(into[: got.used], self._table[: got.rows].copy(), got.rows, got.lane, time.time_ns(), done)
