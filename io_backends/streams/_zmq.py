@@ -168,6 +168,16 @@ class ZmqTransport:
             socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server.encode())
 
     def _make_loop(self) -> Any:
+        if self._which != "plain":
+            import zmq.backend.cython._zmq as extension
+
+            from libstream.io_backends.streams._zmq_native import NativeLoop
+
+            try:
+                return NativeLoop(extension.__file__ or "", self._sockets, self._stop)
+            except OSError:
+                if self._which == "compiled":
+                    raise
         return PlainLoop(self._sockets, self._stop)
 
     @property
