@@ -119,6 +119,8 @@ class FrameSource:
     """Keyword arguments of `ls.open` that made this source, for the provenance."""
     tick_s: float = 0.1
     """Time between two publications of a run over this source."""
+    keeps_going: bool = False
+    """True where the frames come only once: a UDF that fails is left out then, and the others go on."""
 
     def __init__(self, meta: SourceMeta, opener: Opener, channel: str | None = None) -> None:
         self.meta = meta

@@ -41,6 +41,7 @@ class Acquisition(FrameSource):
     """
 
     tick_s = PUBLISH_S
+    keeps_going = True
 
     def __init__(self, run: Run, meta: SourceMeta, metas: Mapping[str, SourceMeta]) -> None:
         super().__init__(meta, opener_of(run))

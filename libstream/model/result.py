@@ -100,8 +100,13 @@ class Result(Mapping[str, Any]):
 
     @property
     def complete(self) -> bool:
-        """True when the run ended and every announced position was processed."""
-        return self.final and self.coverage.complete
+        """True when the run ended, every announced position was processed and no UDF failed."""
+        return self.final and self.coverage.complete and not self.failures
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """UDFs that stopped with an error while the others went on, by key, as they do over a live source: what they hold is incomplete."""
+        return dict(self.run.get("failures", {}))
 
     @property
     def ledger(self) -> Mapping[str, int]:
@@ -141,4 +146,5 @@ class Result(Mapping[str, Any]):
                 what = repr(data) if isinstance(data, Ragged) else f"{data.shape} {data.dtype}"
                 unit = outputs.declared[name].unit if name in outputs.declared else ""
                 rows.append(f"  {key}/{name}: {what}{' [' + unit + ']' if unit else ''}")
+        rows += [f"  {key} stopped: {message}" for key, message in self.failures.items()]
         return "\n".join(rows)

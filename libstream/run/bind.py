@@ -62,7 +62,9 @@ class Bound:
 
     def collector(self) -> Collector:
         """An empty result for this run."""
-        return Collector(self.udfs, self.metas, self.source.meta.shape.nav, self.mask, self.plan.missing)
+        return Collector(
+            self.udfs, self.metas, self.source.meta.shape.nav, self.mask, self.plan.missing, keeps_going=self.source.keeps_going
+        )  # fmt: skip
 
 
 def bind(
@@ -129,7 +131,7 @@ def bind(
             plan = replace(plan, reasons=(*plan.reasons, f"{key}: frames are {what} to {converter.dtype} in cache"))
         elif corrections is not None:
             plan = replace(plan, reasons=(*plan.reasons, f"{key}: corrections are folded into its constants, frames are not touched"))
-    work = Work(source.opener, tuple(channels), nav, meta.sync_offset, plan.partition_frames)
+    work = Work(source.opener, tuple(channels), nav, meta.sync_offset, plan.partition_frames, keeps_going=source.keeps_going)
     out = Bound(source, bound, given, {k: metas[c] for k, c in channel_of.items()}, plan, work, mask, corrections)
     if traits.crosses_process:
         _check_picklable(out)

@@ -26,15 +26,24 @@ class Collector:
 
     udfs: bound UDFs by key; metas: description of the channel each one reads.
     mask: region of interest; missing: flat bool, wanted positions without a frame.
+    keeps_going: a UDF that fails is noted in `failures` (key: message) and keeps what it had; the others go on.
     """
 
     def __init__(
-        self, udfs: Mapping[str, UDF], metas: Mapping[str, SourceMeta], nav: tuple[int, ...], mask: _Arr | None, missing: _Arr
+        self,
+        udfs: Mapping[str, UDF],
+        metas: Mapping[str, SourceMeta],
+        nav: tuple[int, ...],
+        mask: _Arr | None,
+        missing: _Arr,
+        keeps_going: bool = False,
     ) -> None:
         self.udfs, self.metas, self.nav = udfs, metas, nav
         self.declared: dict[str, dict[str, Output]] = {k: dict(u.outputs()) for k, u in udfs.items()}
         worked = {k: (u, {n: o for n, o in self.declared[k].items() if not o.derived}) for k, u in udfs.items()}
-        self.tree = Tree(Merger(worked))
+        self.keeps_going = keeps_going
+        self.failures: dict[str, str] = {}
+        self.tree = Tree(Merger(worked, self.failures if keeps_going else None))
         self.n = math.prod(nav)
         self.status = np.full(self.n, UNSEEN, np.uint8)
         if mask is not None:
@@ -57,6 +66,8 @@ class Collector:
     def add(self, partial: Partial) -> None:
         """Merge one partial result."""
         t = time.perf_counter()
+        for key, message in partial.failures:
+            self.failures.setdefault(key, message)
         rows = partial.positions[partial.status == PROCESSED]
         if (self.status[rows] == PROCESSED).any():
             raise ValueError(f"partition {partial.number}: positions were processed twice")
@@ -95,7 +106,7 @@ class Collector:
         for key, udf in self.udfs.items():
             meta = self.metas[key]
             arrays = self._arrays(key, total)
-            arrays.update(self._finished(key, udf, arrays, coverage))
+            arrays.update(self._derived(key, udf, arrays, coverage))
             shown = {n: _frozen(arrays[n]) for n, o in self.declared[key].items() if not o.private and n in arrays}
             outputs[key] = Outputs(key, shown, self.declared[key], meta.shape, meta.axes)
             if touched is not None:
@@ -130,6 +141,18 @@ class Collector:
             starts = np.cumsum(n) - n
             values[np.repeat(offsets[rows] - starts, n) + np.arange(len(records))] = records
         return Ragged(values, offsets, self.nav)
+
+    def _derived(self, key: str, udf: UDF, arrays: dict[str, Any], coverage: Coverage) -> dict[str, Any]:
+        try:
+            return self._finished(key, udf, arrays, coverage)
+        except UDFError as exc:
+            if not self.keeps_going:
+                raise
+            self.failures.setdefault(key, str(exc))
+            shape = self.metas[key].shape
+            return {
+                n: np.full(o.shape(shape), o.fill_value, o.dtype) for n, o in self.declared[key].items() if o.derived and o.kind != "ragged"
+            }
 
     def _finished(self, key: str, udf: UDF, arrays: dict[str, Any], coverage: Coverage) -> dict[str, Any]:
         if type(udf).finish is UDF.finish:

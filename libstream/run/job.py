@@ -301,6 +301,8 @@ class Job:
             run = {**record, "times": {**times, "by_part": dict(collector.seconds)}, "coverage": counts}
             if hands_out is not None:
                 run.update(hands_out.report(counts))
+            if collector.failures:
+                run["failures"] = dict(collector.failures)
             self._board.publish(replace(result, run=run, saver=self._saver))
 
         def progress(c: Collector) -> None:

@@ -23,10 +23,13 @@ Key = tuple[str, str]
 
 
 class Merger:
-    """Combines accumulators and placed rows of two neighbours."""
+    """Combines accumulators and placed rows of two neighbours.
 
-    def __init__(self, udfs: Mapping[str, tuple[UDF, Mapping[str, Output]]]) -> None:
-        self.udfs = udfs
+    failed: where given, a UDF whose merge raises is noted there (key: message) and left out; else the error is raised.
+    """
+
+    def __init__(self, udfs: Mapping[str, tuple[UDF, Mapping[str, Output]]], failed: dict[str, str] | None = None) -> None:
+        self.udfs, self.failed = udfs, failed
 
     def combine(self, left: Partial, right: Partial) -> Partial:
         """One Partial for two neighbours; `left` has the smaller partition numbers. Neither is changed."""
@@ -38,7 +41,7 @@ class Merger:
             right.number + right.span - left.number,
             np.concatenate([left.positions, right.positions]),
             np.concatenate([left.status, right.status]),
-            {at: _joined(left.placed[at], right.placed[at]) for at in left.placed},
+            {at: _joined(left.placed[at], right.placed[at]) for at in left.placed if at in right.placed},
             self.pair(left.reduced, right.reduced) or {},
             seconds,
             left.failures + right.failures,
@@ -53,27 +56,51 @@ class Merger:
         out: dict[Key, _Arr] = {}
         for key, (udf, outputs) in self.udfs.items():
             names = [n for n, o in outputs.items() if o.kind in ("sig", "single")]
-            custom = [n for n in names if outputs[n].merge == "custom"]
-            for name in names:
-                a, b = left[key, name], right[key, name]
-                out[key, name] = a.copy() if name in custom else _merged(outputs[name], a, b, key, name, into_left)
-            if custom:
-                into = SimpleNamespace(**{n: out[key, n] for n in names})
-                part = SimpleNamespace(**{n: _read_only(right[key, n]) for n in names})
-                try:
-                    udf.merge(into, part)
-                except Exception as exc:
-                    raise UDFError(f"UDF {key}: merge raised {type(exc).__name__}: {exc}", udf=key, where="merge") from exc
-                for n in custom:
-                    value = np.asarray(getattr(into, n))
-                    if value.shape != left[key, n].shape:
-                        raise UDFError(
-                            f"UDF {key}: merge made {n} an array of shape {value.shape}, expected {left[key, n].shape}",
-                            udf=key,
-                            where="merge",
-                        )
-                    out[key, n] = value.astype(left[key, n].dtype, copy=False)
+            if not names:
+                continue
+            sides = [side for side in (left, right) if (key, names[0]) in side]
+            if len(sides) < 2:  # a UDF that has failed in the other
+                out.update({(key, n): sides[0][key, n] for n in names if sides})
+                continue
+            try:
+                out.update(_pair_of(key, udf, outputs, names, left, right, into_left))
+            except UDFError as exc:
+                if self.failed is None:
+                    raise
+                self.failed.setdefault(key, str(exc))
         return out
+
+
+def _pair_of(
+    key: str,
+    udf: UDF,
+    outputs: Mapping[str, Output],
+    names: list[str],
+    left: Mapping[Key, _Arr],
+    right: Mapping[Key, _Arr],
+    into_left: bool,
+) -> dict[Key, _Arr]:
+    """Merged accumulators of one UDF."""
+    out: dict[Key, _Arr] = {}
+    custom = [n for n in names if outputs[n].merge == "custom"]
+    for name in names:
+        a, b = left[key, name], right[key, name]
+        out[key, name] = a.copy() if name in custom else _merged(outputs[name], a, b, key, name, into_left)
+    if custom:
+        into = SimpleNamespace(**{n: out[key, n] for n in names})
+        part = SimpleNamespace(**{n: _read_only(right[key, n]) for n in names})
+        try:
+            udf.merge(into, part)
+        except Exception as exc:
+            raise UDFError(f"UDF {key}: merge raised {type(exc).__name__}: {exc}", udf=key, where="merge") from exc
+        for n in custom:
+            value = np.asarray(getattr(into, n))
+            if value.shape != left[key, n].shape:
+                raise UDFError(
+                    f"UDF {key}: merge made {n} an array of shape {value.shape}, expected {left[key, n].shape}", udf=key, where="merge"
+                )
+            out[key, n] = value.astype(left[key, n].dtype, copy=False)
+    return out
 
 
 def _merged(o: Output, a: _Arr, b: _Arr, key: str, name: str, into_a: bool) -> _Arr:

@@ -14,7 +14,7 @@ import numpy as np
 from libstream.contracts.executor import CancelFlag
 from libstream.contracts.source import FrameReader, Opener, Partition, TakesPartitions
 from libstream.contracts.udf import UDF
-from libstream.errors import CancelledError, UsageError
+from libstream.errors import CancelledError, UDFError, UsageError
 from libstream.kernels.loops import Entry, driver
 from libstream.model.partial import PROCESSED, Partial
 from libstream.plan.plan import Tiling
@@ -47,7 +47,10 @@ class ChannelWork:
 
 @dataclass
 class Work:
-    """All UDFs of a run. Picklable; what is made in a process (readers, buffers, compiled loops) stays there."""
+    """All UDFs of a run. Picklable; what is made in a process (readers, buffers, compiled loops) stays there.
+
+    keeps_going: a UDF that raises is left out from then on (`Partial.failures` says so), and the others go on.
+    """
 
     opener: Opener
     channels: tuple[ChannelWork, ...]
@@ -55,15 +58,17 @@ class Work:
     sync_offset: int
     partition_frames: int
     profile: bool = False
+    keeps_going: bool = False
     _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[FrameReader] = []
+        self._failed: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_made", "_lock", "_local", "_readers")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_made", "_lock", "_local", "_readers", "_failed")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _made={})
@@ -93,7 +98,20 @@ class Work:
 
     def process(self, partition: Partition, cancel: CancelFlag) -> Partial:
         """Run all UDFs over one partition."""
+        while True:
+            try:
+                return self._process(partition, cancel)
+            except UDFError as exc:
+                n = sum(len(c.udfs) for c in self.channels)
+                if not self.keeps_going or not exc.udf or exc.udf in self._failed or len(self._failed) + 1 == n:
+                    raise
+                with self._lock:
+                    self._failed[exc.udf] = str(exc)  # and once more without it: its part of the sums must not stay
+
+    def _process(self, partition: Partition, cancel: CancelFlag) -> Partial:
         calls: dict[str, Call] = self._made["calls"]
+        failed = dict(self._failed)
+        channels = self.channels if not failed else tuple(_without(c, failed) for c in self.channels)
         positions = partition.positions()
         if len(positions) > self.partition_frames:
             raise UsageError(
@@ -101,11 +119,13 @@ class Work:
                 "accumulators may be too narrow for more. FrameSource.partitions hands out the plan's partitions, or parts of them"
             )
         seconds: dict[str, float] = {"read": 0.0}
-        frames = {c.channel: self._frames(c, partition, positions) for c in self.channels}
+        frames = {c.channel: self._frames(c, partition, positions) for c in channels}
         placed: dict[tuple[str, str], Any] = {}
         reduced: dict[tuple[str, str], _Arr] = {}
-        for c in self.channels:
+        for c in channels:
             mine = {k: calls[k] for k in c.udfs}
+            if not mine:
+                continue
             states = {k: call.begin(len(positions)) for k, call in mine.items()}
             self._run_channel(c, mine, states, frames[c.channel], cancel, seconds)
             good = frames[c.channel].status == PROCESSED
@@ -114,12 +134,12 @@ class Work:
                 p, r = call.end(states[k])
                 placed.update({(k, name): _head(v, n_good) for name, v in p.items()})
                 reduced.update({(k, name): v for name, v in r.items()})
-        status, placed = _agree(self.channels, frames, placed)
+        status, placed = _agree(channels, frames, placed)
         if partition.lost is not None:
             positions = np.concatenate([positions, partition.lost[0]])
             status = np.concatenate([status, partition.lost[1]])
         seconds["read"] += sum(f.read_s for f in frames.values())
-        return Partial(partition.number, 1, positions, status, placed, reduced, seconds)
+        return Partial(partition.number, 1, positions, status, placed, reduced, seconds, tuple(failed.items()))
 
     def combine(self, left: Partial, right: Partial) -> Partial:
         """Merge two neighbours."""
@@ -293,6 +313,11 @@ class _Tiles:
         t = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - t
+
+
+def _without(c: ChannelWork, failed: Mapping[str, str]) -> ChannelWork:
+    udfs = {k: u for k, u in c.udfs.items() if k not in failed}
+    return replace(c, udfs=udfs, converters={k: v for k, v in c.converters.items() if k in udfs})
 
 
 def _sample(c: ChannelWork, dtype: np.dtype[Any], buffered: bool, *, whole: bool = False) -> _Arr:
