@@ -125,10 +125,11 @@ def expand_files(given: list[str]) -> list[str]:
     return list(dict.fromkeys(out))
 
 
-def fill_template(template: str, file: str, index: int) -> Path:
-    """`template` with {stem}, {name}, {parent}, {index} of a file. Raises UsageError for any other word in braces."""
+def fill_template(template: str, file: str, index: int, **more: Any) -> Path:
+    """`template` with {stem}, {name}, {parent}, {index} of a file (or {index} and `more`). Raises UsageError for other words in braces."""
     path = Path(re.sub(r"[^\w.=-]+", "_", file).strip("_")) if "://" in file else Path(file)
-    words: dict[str, Any] = {"stem": path.stem, "name": path.name, "parent": str(path.parent), "index": index}
+    words: dict[str, Any] = {"stem": path.stem, "name": path.name, "parent": str(path.parent)} if not more else dict(more)
+    words["index"] = index
 
     def word(match: re.Match[str]) -> str:
         name, form = match[1], match[2] or ""
