@@ -205,7 +205,7 @@ class OwnDecoder:
             said = loads(tried)
         except WireError:
             return
-        if said.get("number") == 0x12345678 and (not between or said.get("t_ns") == 0x1234567812345678):
+        if said.get("number") == 0x12345678 and said.get("t_ns") == (0x1234567812345678 if between else None):
             if len(self._forms) >= _KEPT_FORMS:
                 self._forms.clear()
             self._forms[key] = form
@@ -327,9 +327,7 @@ def _header(said: dict[str, Any], run: int | str, n_producers: int) -> tuple[Run
         if not good or not math.isfinite(value[0]) or value[0] == 0 or len(value[1]) > 40:
             raise WireError(f"start: axes is {_shown(axes)}, expected a step (not 0) and a unit for each name")
         checked[name] = (float(value[0]), value[1])
-    notes = ()
-    if n_producers > 1:
-        notes = (f"{n_producers} producers send this run",)
+    notes = (f"{n_producers} producers send this run",) if n_producers > 1 else ()
     header = RunHeader(
         run, _whole(said, "n_frames", 1, MAX_FRAMES), scan, frame, dtype, tuple(names), None if time_s is None else float(time_s),
         _map_of(said, "meta"), notes, checked,

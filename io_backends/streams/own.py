@@ -1,41 +1,14 @@
 """libstream's own stream, `libstream://host:port`: any program that can send ZeroMQ messages can be a detector.
 
-The receiver binds a PULL socket, any number of producers connect PUSH sockets to it. A message has a header, and a part for the pixels
-of each frame it brings. The header is a map in CBOR (RFC 8949) of at most 64 KiB: texts as keys; numbers, texts, lists and maps as
-values; no tags, no byte strings, at most 8 levels deep. Keys that are not listed here are ignored, a value of null is as none.
-
-**start** begins a run. It is the first message of each of its producers, on the connection on which their frames follow.
-
-- `v`: 1, the version of this protocol. `type`: "start".
-- `run`: number or name of the run. All its messages carry it; another run has another one.
-- `n_frames`: how many frames will come, if that is known. `scan`: sizes [y, x] of the scan, if it is known.
-- `frame`: sizes [y, x] of a frame. `dtype`: bool, uint8 to uint64, int8 to int64, float32, float64, complex64 or complex128. Either
-  here, or in each frame.
-- `channels`: names, where each position has several images. `frame_time`: seconds from frame to frame; after 20 of them, and at least
-  5 s, without a message, the run is given up as incomplete.
-- `axes`: {"ky": [step, unit], ...}. `meta`: a map of anything.
-- `n_producers`: how many send this run (default 1). `producer`: which one this is, from 0.
-- `n_parts`: how many frames (of any channel) this producer will send; may be said in `end` instead.
-
-**frame** is one frame, or one channel of it.
-
-- `type`: "frame". `run`. `number`: its place in the scan, from 0. Frames may come in any order.
-- `codec`: how its pixels are encoded in the second part, see `libstream.codecs.wire`: "raw<", "bslz4/2", ...
-- `channel`: index or name, default 0. `shape`, `dtype`: where the start does not say them.
-- `t_ns`: time of the frame [ns].
-
-**frames** is several of them at once, which is faster for small frames: `number` is a list (`t_ns` too), and as many parts follow.
-
-**end** ends the run, when all of its producers have sent it.
-
-- `type`: "end". `run`. `producer`. `n_parts`: as above. `reason`: why it ended, where it is not the regular end.
-
-Frames whose start was not seen are counted and not processed. A message that breaks these rules is counted; those after it are read.
+The receiver binds a PULL socket, any number of producers connect PUSH sockets to it. A message has a header, which is a map in CBOR, and
+a part for the pixels of each frame it brings: start, frame or frames, end. docs/how-to/feed-your-own-detector.md has all fields;
+`_own_decode` is what it says, in code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,8 +33,8 @@ class Own:
     hint: ClassVar[str] = f"libstream://127.0.0.1:{PORT}"
 
     def receiver(self, url: StreamUrl, **options: Any) -> Detector:
-        """The receiving side. Raises UsageError for a bad address or option."""
-        _no(url, options)
+        """The receiving side. options: the same as in the address. Raises UsageError for a bad address or option."""
+        url = _with(url, options)
         url.only("bind", "hwm", "producers", "curve")
         transport = _transport(url, "pull", bind=url.flag("bind", True))
         n = _number(url, "producers", 1, MAX_PRODUCERS)
@@ -69,20 +42,20 @@ class Own:
 
     def decoder(self, url: StreamUrl, **options: Any) -> Decoder:
         """A decoder alone."""
-        _no(url, options)
         return OwnDecoder()
 
     def sender(self, url: StreamUrl, **options: Any) -> tuple[Transport, Encoder]:
         """The sending side; one producer."""
-        _no(url, options)
+        url = _with(url, options)
         url.only("bind", "hwm", "curve", "codec")
         encoder = OwnEncoder(url.query.get("codec", "bslz4"))
         return _transport(url, "push", bind=url.flag("bind", False)), encoder
 
 
-def _no(url: StreamUrl, options: Mapping[str, Any]) -> None:
-    if options:
-        raise UsageError(f"{url.text}: unknown option {', '.join(options)}; libstream:// takes its options in the address")
+def _with(url: StreamUrl, options: Mapping[str, Any]) -> StreamUrl:
+    """The address with options in it that were given as keyword arguments."""
+    said = {name: str(int(value) if isinstance(value, bool) else value) for name, value in options.items()}
+    return replace(url, query={**url.query, **said})
 
 
 def _number(url: StreamUrl, name: str, default: int, most: int) -> int:
