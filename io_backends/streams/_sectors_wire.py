@@ -224,7 +224,7 @@ def _layout(head: bytes) -> _Layout:
 
 
 def _header(numbers: Sequence[int]) -> Header:
-    return Header(*numbers) if len(numbers) == 9 else Header(*numbers[:2], -1, *numbers[2:])
+    return Header._make(numbers if len(numbers) == 9 else (*numbers[:2], -1, *numbers[2:]))
 
 
 def _number(data: bytes, i: int) -> tuple[int, int]:
