@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from libstream.codecs import bslz4, merlin, merlin_header, wire
+from collections.abc import Callable
+from typing import Any
+
+from libstream import registry
+from libstream.codecs import bslz4, lsr, merlin, merlin_header, wire
 from libstream.config import n_workers as _n_workers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
@@ -47,7 +51,7 @@ from libstream.model.array import Array, digest_of
 from libstream.model.corrections import Corrections
 from libstream.model.order import ScanOrder
 from libstream.model.output import Output, default_fill, nav, ragged, sig, single
-from libstream.model.partial import Coverage, Partial, RaggedPart
+from libstream.model.partial import EXCLUDED, MISSING, Coverage, Partial, RaggedPart
 from libstream.model.quantity import Quantity, convert
 from libstream.model.ragged import Ragged
 from libstream.model.result import Outputs, Result
@@ -57,7 +61,25 @@ from libstream.model.tile import At, Tile
 
 n_workers_default = _n_workers
 
+
+def decoder_at(url: str, **options: Any) -> tuple[Callable[[], Decoder], int, int]:
+    """What understands the messages of the detector at `url`: a function that makes decoders, sectors of a frame, number of senders.
+
+    The last two are 0 where only the address as a whole could tell, and something that it names (a file of keys) is not there.
+    Nothing is opened. Raises UsageError for an unknown kind of detector, NotInstalledError for missing packages.
+    """
+    address = StreamUrl.parse(url)
+    kind: DetectorKind = registry.load("detectors", address.scheme)()
+    try:
+        detector = kind.receiver(address, **options)
+        return detector.make_decoder, detector.sectors, detector.n_senders
+    except (UsageError, OSError):
+        return lambda: kind.decoder(address, **options), 0, 0
+
+
 __all__ = [
+    "EXCLUDED",
+    "MISSING",
     "UDF",
     "Announced",
     "Array",
@@ -125,12 +147,14 @@ __all__ = [
     "WorkerLostError",
     "bslz4",
     "convert",
+    "decoder_at",
     "default_axes",
     "default_fill",
     "digest_of",
     "flat_of",
     "frame_of",
     "kernel",
+    "lsr",
     "merlin",
     "merlin_header",
     "nav",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from libstream import registry
-from libstream.contracts.source import FrameReader, FrameSource, Opener, Partition, ReadsInWays
+from libstream.contracts.source import FrameReader, FrameSource, Opener, OpensFolders, Partition, ReadsInWays
 from libstream.errors import FormatError, NotInstalledError, ParameterError, ShapeError, UsageError
 from libstream.model.quantity import Quantity
 from libstream.model.shape import DataShape, Region, Span
@@ -31,10 +31,12 @@ def open_source(
 ) -> FrameSource:  # fmt: skip
     """See `libstream.api.open`."""
     name, fmt, location = _format_of(uri, format)
-    given = dict(options)
+    given, wanted = dict(options), scan
     known = {f.name for f in fields(fmt.options)}
     if frame is not None and "frame" in known:
         given["frame"], frame = scan_shape("frame", frame), None
+    if scan is not None and "scan" in known:
+        given["scan"] = scan_shape("scan", scan) if np.size(scan) else ()
     for option in given:
         if option not in known:
             near = difflib.get_close_matches(option, known, n=1)
@@ -45,11 +47,13 @@ def open_source(
     except (TypeError, ValueError) as exc:
         raise UsageError(f"options of format {name}: {exc}") from exc
     source: FrameSource = fmt.open(location, made)
+    if given.get("scan") and source.meta.shape.nav[: len(given["scan"])] == given["scan"]:
+        scan = None  # the format has laid it out: with flyback, or several frames at each position
     if io != "auto":
         source = _read_by(source, io, name)
     view = _View(source, described(source.meta, scan, frame, sync_offset, scan_step, pixel, centre, rotation_deg))
     call = {
-        "format": format, "scan": scan, "frame": options.get("frame", frame) if frame is None else frame, "sync_offset": sync_offset,
+        "format": format, "scan": wanted, "frame": options.get("frame", frame) if frame is None else frame, "sync_offset": sync_offset,
         "scan_step": scan_step, "pixel": pixel, "centre": centre, "rotation_deg": rotation_deg, "channel": channel,
         "io": None if io == "auto" else io, **given,
     }  # fmt: skip
@@ -72,6 +76,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, (np.dtype, type)):
         return str(np.dtype(value))
     if isinstance(value, (Quantity, Path)):
@@ -93,7 +99,7 @@ def _format_of(uri: Any, name: str | None) -> tuple[str, Any, Any]:
     if not path.exists():
         raise FileNotFoundError(_not_found(path))
     if path.is_dir():
-        raise FormatError(f"{path} is a folder; pass one of the files in it")
+        return _format_of_folder(path, name)
     if name is not None:
         return name, registry.load("formats", name)(), text
     if path.stat().st_size == 0:
@@ -119,6 +125,19 @@ def _format_of(uri: Any, name: str | None) -> tuple[str, Any, Any]:
             + "".join(f". Not asked: {b}" for b in broken)
         )
     return best[1], best[2], text
+
+
+def _format_of_folder(path: Path, name: str | None) -> tuple[str, Any, Any]:
+    for plugin in [name] if name is not None else [p.name for p in registry.plugins("formats")]:
+        try:
+            fmt = registry.load("formats", plugin)()
+        except NotInstalledError:
+            if name is not None:
+                raise
+            continue
+        if isinstance(fmt, OpensFolders) and (name is not None or fmt.probe_folder(str(path)) > 0):
+            return plugin, fmt, str(path)
+    raise FormatError(f"{path} is a folder{'' if name is None else f', not a file of format {name}'}; pass one of the files in it")
 
 
 def _not_found(path: Path) -> str:
@@ -232,7 +251,11 @@ class _View(FrameSource):
         self.base, self.described = base, meta
 
     def partitions(self, planned: Iterable[Partition]) -> Iterator[Partition]:
-        return self.base.partitions(planned)
+        sync = self.meta.sync_offset
+        if not sync:
+            return self.base.partitions(planned)
+        # positions of the base are its frames
+        return (_shifted(p, -sync) for p in self.base.partitions(_shifted(p, sync) for p in planned))
 
     def channel_meta(self, name: str) -> SourceMeta:
         m = self.base.channel_meta(name)
@@ -246,6 +269,10 @@ class _View(FrameSource):
         other = copy.copy(super().channel(name))
         other.opened = {**self.opened, "channel": name}
         return other
+
+
+def _shifted(p: Partition, by: int) -> Partition:
+    return replace(p, runs=p.runs + by, lost=None if p.lost is None else (p.lost[0] + by, p.lost[1]))
 
 
 @dataclass(frozen=True)

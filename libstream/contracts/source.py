@@ -194,6 +194,14 @@ class ReadsInWays(Protocol):
 
 
 @runtime_checkable
+class OpensFolders(Protocol):
+    """A format of folders (recordings)."""
+
+    def probe_folder(self, path: str) -> float:
+        """How sure this format is that the folder is one of its own (0 = not mine, 1 = certain). Never raises, never slow."""
+
+
+@runtime_checkable
 class TakesPartitions(Protocol):
     """A reader whose frames are wherever the partition says (`Partition.held`)."""
 
