@@ -31,6 +31,7 @@ _TIMES = re.compile(
     rb'\{"htype": ?"dconfig-1\.0", ?"start_time": ?(0|[1-9]\d{0,17})(?:, ?"(?:stop|real)_time": ?(?:0|[1-9]\d{0,17})){0,2}\}'
 ).fullmatch
 _ENCODING = re.compile(r"(?:bs(8|16|32|64)-)?(lz4)?([<>])")
+_BEGINS = re.compile(rb'\s*\{\s*"htype"\s*:\s*"d(?:header|image|series_end)-1\.').match
 _BLOBS = ("dflatfield-1.", "dpixelmask-1.", "dcountrate_table-1.")
 _new = tuple.__new__
 
@@ -51,15 +52,16 @@ class V1Decoder:
     """Messages of the stream -> events (a `Decoder`)."""
 
     has_end = True
+    loose = False
+    """The header came in messages of one part: more of them may follow, tables and an appendix."""
 
     def __init__(self) -> None:
         self._layouts: dict[bytes, tuple[tuple[int, int], str, str]] = {}
         self._waiting: dict[str, Any] | None = None
-        self._blob_next = False
 
     def feed(self, parts: Parts) -> Iterable[Event]:
         """See `Decoder.feed`."""
-        if 4 <= len(parts) <= 5 and self._waiting is None:
+        if 4 <= len(parts) <= 5 and not self.loose:
             head = _IMAGE(parts[0])
             layout = parts[1]
             if head is not None and len(layout) < 512:
@@ -80,19 +82,21 @@ class V1Decoder:
     def _careful(self, parts: Parts) -> tuple[Event, ...]:
         if not len(parts):
             raise WireError("a message without parts")
-        blob_next, self._blob_next = self._blob_next, False
-        if blob_next and len(parts) == 1 and bytes(parts[0][:1]) != b"{":
-            return (Skipped("values of a table in the header"),)
+        if self.loose and self._waiting is None and len(parts) == 1 and not _BEGINS(bytes(parts[0][:64])):
+            return (Skipped("a part of the header that came by itself"),)
         first = _json(parts[0], "the first part of a message")
         kind = first.get("htype")
         if isinstance(kind, str):
             if kind.startswith("dimage-1."):
-                return (*self._flush(), self._image(first, parts))
+                image = self._image(first, parts)
+                self.loose = False
+                return (*self._flush(), image)
             if kind.startswith("dheader-1."):
                 return self._header(first, parts)
             if kind.startswith("dseries_end-1."):
-                return (*self._flush(), RunEnd(_whole(first, "series", "the end of a series")))
-            self._blob_next = len(parts) == 1 and kind.startswith(_BLOBS)
+                end = RunEnd(_whole(first, "series", "the end of a series"))
+                self.loose = False
+                return (*self._flush(), end)
             return (Skipped(f"a message of type {kind[:40]!r}"),)
         if kind is None and self._waiting is not None:
             waiting, self._waiting = self._waiting, None
@@ -107,12 +111,13 @@ class V1Decoder:
     def _header(self, first: Mapping[str, Any], parts: Parts) -> tuple[Event, ...]:
         detail = first.get("header_detail")
         head = {"series": _whole(first, "series", "a header"), "header_detail": detail if isinstance(detail, str) else "basic"}
-        if len(parts) == 1 and detail != "none":
-            before, self._waiting = self._flush(), head
-            return before
         rest = parts[1:]
-        config = None if detail == "none" else _json(rest[0], "the configuration in a header")
+        config = None if detail == "none" or not rest else _json(rest[0], "the configuration in a header")
         before = self._flush()
+        self.loose = not rest
+        if not rest and detail != "none":
+            self._waiting = head
+            return before
         return (*before, _run_header(head, config, rest if config is None else rest[1:]))
 
     def _image(self, first: Mapping[str, Any], parts: Parts) -> FramePart:
