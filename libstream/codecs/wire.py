@@ -68,7 +68,7 @@ class _Plan:
 
 def check(codec: str, shape: tuple[int, int], dtype: Any) -> None:
     """Raise CodecError for a codec that is not known, or that cannot hold frames (or sectors) of `shape` (y, x) and `dtype`."""
-    _plan(codec, tuple(shape), np.dtype(dtype))
+    _plan(codec, tuple(shape), _dtype(dtype))
 
 
 def decode(
@@ -81,13 +81,17 @@ def decode(
     Returns bool (n,): False for a payload that is damaged, of the wrong size, or not inside of `src`; its part of `out` then
     means nothing. Raises CodecError as `check` does, UsageError where a part would not lie inside of `out`.
     """
-    plan = _plan(codec, shape if type(shape) is tuple else tuple(shape), np.dtype(dtype))
+    plan = _plan(codec, shape if type(shape) is tuple else tuple(shape), _dtype(dtype))
     r0, r1 = (0, plan.shape[0]) if rows is None else rows
     if not 0 <= r0 <= r1 <= plan.shape[0]:
         raise UsageError(f"rows {r0} to {r1} are not in frames of {plan.shape[0]} rows")
     if out.dtype != np.uint8 or out.ndim != 1 or not out.flags.c_contiguous or not out.flags.writeable:
         raise UsageError(f"out is {out.dtype} {out.shape}, expected uint8 with one axis, contiguous and writeable")
+    if src.dtype != np.uint8 or src.ndim != 1 or not src.flags.c_contiguous:
+        raise UsageError(f"src is {src.dtype} {src.shape}, expected uint8 with one axis, contiguous")
     at, size, to = (np.ascontiguousarray(a, np.int64) for a in (at, size, to))
+    if not at.shape == size.shape == to.shape or at.ndim != 1:
+        raise UsageError(f"at, size and to have the shapes {at.shape}, {size.shape} and {to.shape}, expected (n,) for n payloads")
     first, last = r0 * plan.row, r1 * plan.row
     if not to.size:
         return np.empty(0, bool)
@@ -129,6 +133,13 @@ def _into(plan: _Plan, src: _Arr, at: _Arr, size: _Arr, out: _Arr, to: _Arr, fir
         k.decode_parts.cached(src, at, size, plan.kind, plan.item, block, plan.total, a, b, out, to, status)
         if plan.swap > 1:
             _wire.swap_parts.cached(out, to, last - first, plan.swap, status)
+
+
+def _dtype(dtype: Any) -> np.dtype[Any]:
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise CodecError(f"{str(dtype)[:40]!r} is no dtype of pixels, such as 'uint16'") from None
 
 
 @functools.lru_cache(maxsize=256)
@@ -200,7 +211,7 @@ _LZ4_BLOCK = 65536
 
 def warm_up(codec: str, shape: tuple[int, int], dtype: Any) -> None:
     """Compile what decodes this, or load it from the user's cache, so that the first frame does not wait for it."""
-    plan = _plan(codec, tuple(shape), np.dtype(dtype))
+    plan = _plan(codec, tuple(shape), _dtype(dtype))
     zero = np.zeros(1, np.int64)
     part = np.zeros(plan.row, np.uint8)
     decode(codec, plan.shape, plan.dtype, np.zeros(0, np.uint8), zero, zero, part, zero, (0, 1))
