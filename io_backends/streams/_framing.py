@@ -70,7 +70,7 @@ class Batch:
                     self.head = min(self.head + max(start, 1), self.tail)
                     continue
                 else:
-                    self.head, self.need = min(self.head + start, self.tail), stop - start
+                    self.head, self.need = min(self.head + start, self.tail), max(0, stop - start)
             if 0 < self.need <= self.tail - self.head:
                 self.rows.append((len(self.rows), self.head, self.need))
                 self.head += self.need

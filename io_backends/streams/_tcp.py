@@ -195,8 +195,9 @@ class TcpTransport:
     # -- send --------------------------------------------------------------------------------------------------------
 
     def send(self, parts: Parts, timeout_s: float, lane: int = 0) -> bool:
-        """See `Transport.send`; parts follow each other without anything between. A message that was begun when the time is over is
-        finished by the next call, and counts as sent; after a lost connection the message begins anew on the next one."""
+        """See `Transport.send`; parts follow each other without anything between. A message that was begun is waited for as long as the
+        peer goes on taking something (each second, or each timeout_s); then it counts as sent, and the next call, `send([], ...)`
+        too, sends the rest first. After a lost connection the message begins anew on the next one."""
         with self._lock:
             self._check_open()
             until = time.monotonic() + timeout_s
@@ -210,7 +211,7 @@ class TcpTransport:
                             return False
                     views = [v for v in (memoryview(p).cast("B") for p in parts) if v.nbytes]
                     size = sum(v.nbytes for v in views)
-                    rest = self._push(views, until)
+                    rest = self._push(views, until, max(1.0, timeout_s))
                     if size and rest.nbytes == size:
                         return False
                     self._unsent = memoryview(bytes(rest))
@@ -221,8 +222,8 @@ class TcpTransport:
                         return False
             return False
 
-    def _push(self, views: list[memoryview], until: float) -> memoryview:
-        """Send; returns what could not be sent in time, in one piece."""
+    def _push(self, views: list[memoryview], until: float, more_s: float = 0.0) -> memoryview:
+        """Send; returns what could not be sent in time, in one piece. more_s: time after each bit that was taken."""
         while views:
             if self._link is None:
                 raise ConnectionResetError(errno.ECONNRESET, "the connection was lost")
@@ -234,6 +235,8 @@ class TcpTransport:
                     return views[0] if len(views) == 1 else memoryview(b"".join(views))
                 self._wait_link(_WRITE, min(_STEP_S, until - now))
                 continue
+            if sent and more_s:
+                until = max(until, time.monotonic() + more_s)
             while views and sent >= views[0].nbytes:
                 sent -= views.pop(0).nbytes
             if sent:
