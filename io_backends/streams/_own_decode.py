@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from libstream.ext import Announced, CodecError, Event, FramePart, Parts, RunEnd, RunHeader, Skipped, WireError, wire
+from libstream.ext import Announced, CodecError, Event, FramePart, NotInstalledError, Parts, RunEnd, RunHeader, Skipped, WireError, wire
 from libstream.io_backends.streams._own_cbor import MAX_BYTES, loads
 
 VERSION = 1
@@ -193,7 +193,7 @@ class OwnDecoder:
         _check_size(kind, shape, dtype)
         try:
             wire.check(codec, shape, dtype)
-        except CodecError as err:
+        except (CodecError, NotInstalledError) as err:
             raise WireError(f"{kind}: {err}") from None
         return codec, shape, dtype, channel
 

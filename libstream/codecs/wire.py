@@ -6,6 +6,7 @@ A codec is a short text that travels with every frame part:
 - `bslz4/2`: bitshuffle and LZ4 with HDF5's header (or 12 zero bytes), shuffled as elements of 2 bytes (1, 2, 4, 8 or 16; this need
   not be the size of a pixel). `bslz4/2>`: the numbers inside are big-endian.
 - `lz4`, `lz4>`: one bare LZ4 block. `lz4f`, `lz4f>`: LZ4 in HDF5's framing.
+- `zstd`, `zstd>`: one Zstandard frame; needs Python 3.14 or backports.zstd, and is decoded one payload at a time.
 - `merlin/U16/0/1x1`, `merlin/R64/12/2x2`: Merlin's pixel code, counter depth (0 for integers) and arrangement of chips, without
   the header of the frame.
 
@@ -24,16 +25,19 @@ from typing import Any
 import numpy as np
 
 from libstream.codecs import _kernels as k
+from libstream.codecs import _zstd
 from libstream.codecs.bslz4 import default_block
 from libstream.codecs.merlin import _RAW_BITS, CHIP, Pixels
 from libstream.errors import CodecError, FormatError, UsageError
 
 _Arr = np.ndarray[Any, Any]
 
-KNOWN = "raw< raw> bslz4/<1|2|4|8|16>[>] lz4[>] lz4f[>] merlin/<code>/<depth>/<chips>"
+KNOWN = "raw< raw> bslz4/<1|2|4|8|16>[>] lz4[>] lz4f[>] zstd[>] merlin/<code>/<depth>/<chips>"
 """The codecs there are."""
 
-_NAME = re.compile(r"(raw)([<>])|(bslz4)/(1|2|4|8|16)(>?)|(lz4f?)(>?)|merlin/([A-Z]\d\d)/(\d{1,2})/(\w{3,5})")
+_KINDS = {"lz4": k.LZ4_BARE, "lz4f": k.LZ4_FRAMED, "zstd": 100}
+
+_NAME = re.compile(r"(raw)([<>])|(bslz4)/(1|2|4|8|16)(>?)|(lz4f?|zstd)(>?)|merlin/([A-Z]\d\d)/(\d{1,2})/(\w{3,5})")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class _Plan:
 
 
 def check(codec: str, shape: tuple[int, int], dtype: Any) -> None:
-    """Raise CodecError for a codec that is not known, or that cannot hold frames (or sectors) of `shape` (y, x) and `dtype`."""
+    """Raise CodecError for a codec that is not known, or that cannot hold frames (or sectors) of `shape` (y, x) and `dtype`;
+    NotInstalledError where its library is missing."""
     _plan(codec, tuple(shape), _dtype(dtype))
 
 
@@ -128,6 +133,10 @@ def _into(plan: _Plan, src: _Arr, at: _Arr, size: _Arr, out: _Arr, to: _Arr, fir
         )  # fmt: skip
     elif plan.kind == k.STORED:
         _wire.copy_parts.cached(src, at, size, plan.swap, plan.total, first, last, out, to, status)
+    elif plan.kind == _KINDS["zstd"]:
+        _zstd.decode_parts(src, at, size, plan.total, first, last, out, to, status)
+        if plan.swap > 1:
+            _wire.swap_parts.cached(out, to, last - first, plan.swap, status)
     else:
         a, b, block = np.full(at.size, first), np.full(at.size, last), default_block(plan.item)
         k.decode_parts.cached(src, at, size, plan.kind, plan.item, block, plan.total, a, b, out, to, status)
@@ -153,15 +162,17 @@ def _plan(codec: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Plan:
     parts: Sequence[Any] = m.groups() if (m := _NAME.fullmatch(codec)) else ()
     if not parts:
         raise CodecError(f"unknown codec {codec[:40]!r}; known are {KNOWN}")
-    raw, order, shuffled, elem, high, lz4, lz4_high, code, depth, chips = parts
+    raw, order, shuffled, elem, high, plain, plain_high, code, depth, chips = parts
     width = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-    big = width if ">" in (order, high, lz4_high) else 1
+    big = width if ">" in (order, high, plain_high) else 1
     if big not in (1, 2, 4, 8):
         raise CodecError(f"{codec}: big-endian numbers of {big} bytes ({dtype}) are not known")
     if raw:
         return _Plan(codec, k.STORED, dtype, shape, 1, big)
-    if lz4:
-        return _Plan(codec, k.LZ4_FRAMED if lz4 == "lz4f" else k.LZ4_BARE, dtype, shape, 1, big)
+    if plain:
+        if plain == "zstd":
+            _zstd.library()
+        return _Plan(codec, _KINDS[plain], dtype, shape, 1, big)
     if shuffled:
         n_bytes = shape[0] * shape[1] * dtype.itemsize
         if n_bytes % int(elem):
@@ -197,6 +208,8 @@ def encode(codec: str, frame: _Arr) -> bytes:
     if frame.ctypes.data % plan.item:
         frame = frame.copy()
     raw = frame.reshape(-1).view(np.uint8)
+    if plan.kind == _KINDS["zstd"]:
+        return _zstd.encode(raw)
     block = default_block(plan.item)
     buffer = np.empty(_encode.bound(raw.size) + 12 + 32 * (raw.size // min(block, _LZ4_BLOCK) + 1), np.uint8)
     if plan.kind == k.BSLZ4:

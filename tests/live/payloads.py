@@ -19,6 +19,7 @@ CODECS: list[tuple[str, tuple[int, int], str]] = [
     ("bslz4/4", (16, 34), "u2"),
     ("lz4", (16, 33), "u2"),
     ("lz4f>", (16, 33), "u2"),
+    ("zstd", (16, 33), "u2"),
     ("merlin/U16/0/1x1", (3, 33), "u2"),
     ("merlin/R64/1/1x1", (2, 256), "u1"),
     ("merlin/R64/6/2x2G", (6, 514), "u1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import warnings
 from typing import Any
 
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from libstream.codecs import _encode, _wire, wire
 from libstream.codecs import _kernels as k
 from libstream.codecs.bslz4 import default_block
-from libstream.errors import CodecError, UsageError
+from libstream.errors import CodecError, NotInstalledError, UsageError
 from tests.live.payloads import decoded, pixels
 from tests.writers import mib as writer
 
 bitshuffle = pytest.importorskip("bitshuffle")
 lz4 = pytest.importorskip("lz4.block")
+zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 _Arr = np.ndarray[Any, Any]
 
@@ -41,7 +43,7 @@ def cases(draw: st.DrawFn) -> tuple[str, list[_Arr]]:
     ny, nx = draw(st.integers(1, 30)), draw(st.sampled_from([1, 3, 7, 16, 64, 101]))
     high = draw(st.sampled_from(["", ">"]))
     fits = [f"bslz4/{e}{high}" for e in (1, 2, 4, 8, 16) if ny * nx * dtype.itemsize % e == 0]
-    codec = draw(st.sampled_from(["raw" + (high or "<"), f"lz4{high}", f"lz4f{high}", *fits]))
+    codec = draw(st.sampled_from(["raw" + (high or "<"), f"lz4{high}", f"lz4f{high}", f"zstd{high}", *fits]))
     return codec, [pixels(rng, ny * nx, dtype).reshape(ny, nx) for _ in range(n)]
 
 
@@ -102,6 +104,29 @@ def test_lz4_is_what_lz4_reads(seed: int, ny: int, nx: int) -> None:
     valid, parts = decoded("lz4", frame, [lz4.compress(frame.tobytes(), store_size=False)])
     assert valid.all()
     assert parts == [frame.tobytes()]
+
+
+def test_zstd_within_bounds() -> None:
+    """Other levels and checksums are read; a bomb, half a frame, and bytes behind it are refused."""
+    frame = np.random.default_rng(5).poisson(1, (40, 50)).astype("u2")
+    option = zstd.CompressionParameter
+    good = [zstd.compress(frame, level=19), zstd.compress(frame, options={option.checksum_flag: 1, option.content_size_flag: 0})]
+    wide = zstd.compress(bytes(1 << 27), options={option.window_log: 27, option.content_size_flag: 0})
+    bad = [zstd.compress(bytes(10**8)), wide, good[0][:-1], good[0] + b"x", good[0] + good[1], b"", zstd.compress(b""), b"junk" * 5]
+    valid, parts = decoded("zstd", frame, good + bad)
+    assert valid.tolist() == [True] * 2 + [False] * len(bad)
+    assert parts[:2] == [frame.tobytes()] * 2
+
+
+def test_a_codec_whose_library_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("compression", "compression.zstd", "backports", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    wire._zstd.library.cache_clear()
+    try:
+        with pytest.raises(NotInstalledError, match=r"libstream\[detectors\]"):
+            wire.check("zstd", (41, 41), "u2")
+    finally:
+        wire._zstd.library.cache_clear()
 
 
 @pytest.mark.parametrize(("codec", "filter_id"), [("bslz4/2", 32008), ("lz4f", 32004)])
