@@ -160,6 +160,7 @@ def start(
     progress: bool | Callable[[Progress], None] | None = None,
     order: str = "scan",
     profile: bool = False,
+    tick_s: float | None = None,
 ) -> Job:
     """Start UDFs over a source in one pass; returns at once.
 
@@ -172,11 +173,12 @@ def start(
         progress: True for a progress bar, or a function of `Progress`.
         order: "scan", or "coarse" to see the whole scan early.
         profile: time each UDF alone, for `Job.profile()`; costs some speed where several share a pass.
+        tick_s: least time between two snapshots (default: the source's).
 
     Raises:
         UsageError, ShapeError, ParameterError, UDFError: everything that can be checked is checked before work starts.
     """
-    return _job(source, udfs, roi, corrections, executor, progress, order, profile).start()
+    return _job(source, udfs, roi, corrections, executor, progress, order, profile, tick_s).start()
 
 
 def run(

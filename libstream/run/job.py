@@ -106,6 +106,11 @@ class Job:
         return self._generation
 
     @property
+    def udfs(self) -> Mapping[str, UDF]:
+        """The UDFs as they are bound to the source, by key: `meta` and `outputs()` work, quantities are px."""
+        return self._bound.udfs
+
+    @property
     def in_caller(self) -> bool:
         """True where the executor runs in the caller's thread: use `steps()` then."""
         return self._executor.traits.in_caller
@@ -137,6 +142,13 @@ class Job:
     def snapshot(self) -> Result | None:
         """The newest published result; None before the first one. Works after an error too (incomplete then)."""
         return self._board.get()
+
+    def newer(self, version: int, timeout_s: float) -> Result | None:
+        """The newest result as soon as its version is above `version`; None after `timeout_s` seconds, or when the run ends before.
+
+        For whoever watches a run whose parameters change: versions go on rising from one generation to the next.
+        """
+        return self._board.wait(version, timeout_s)
 
     def results(self) -> Iterator[Result]:
         """Newest results as they are published, older ones skipped; the last one is final. Closing the iterator cancels."""
