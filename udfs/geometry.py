@@ -40,7 +40,7 @@ def radius_map(shape: tuple[int, int], centre: tuple[float, float]) -> _Arr:
     """Distance of each pixel's centre from `centre` in px; float64 array (ny, nx)."""
     y = np.arange(shape[0], dtype=np.float64) - centre[0]
     x = np.arange(shape[1], dtype=np.float64) - centre[1]
-    return np.hypot(y[:, None], x[None, :])
+    return np.asarray(np.sqrt((y * y)[:, None] + (x * x)[None, :]))  # exact where squares are; hypot takes six times as long
 
 
 def ring(udf: UDF, centre: tuple[float, float], inner: float, outer: float | None) -> _Arr:

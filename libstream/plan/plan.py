@@ -30,6 +30,11 @@ PYTHON_BYTES = 64 * MIB
 PARTITION_FRAMES = 65536
 """Most positions in it: so many 16-bit numbers can be added up in 32 bits."""
 
+QUICK = 2.0
+"""UDFs that cost less are as quick as memory is."""
+COARSE = 16
+"""Fewest partitions where a scan is visited coarse to fine."""
+
 PYTHON_FIRST, PYTHON_FRAMES = 8, 256
 """Positions in the first and in the largest partition where Python is called for each frame."""
 
@@ -40,7 +45,7 @@ class Need:
 
     itemsize: bytes of a pixel as this UDF gets it. sums: has outputs that are reduced over the scan.
     whole: must get whole frames. compiled: its hook is a kernel. partition: wants the whole partition at once.
-    depth: frames that it would like in a tile.
+    depth: frames that it would like in a tile. cost: `UDF.tile_cost`.
     """
 
     key: str
@@ -51,6 +56,7 @@ class Need:
     partition: bool
     frames: bool = False
     depth: int = 1
+    cost: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class RunPlan:
     """All choices of a run. Pure data; `partitions()` proposes the cut, `explain()` says why.
 
     runs: int64 (k, 2) positions to process; missing: bool flat, wanted positions without a frame.
-    partition_frames: most positions in a partition; they start with one tile and double, and get smaller at the end.
+    partition_frames: most positions in a partition; they start with one tile and grow, and get smaller at the end,
+    down to last_frames.
     """
 
     nav: tuple[int, ...]
@@ -81,6 +88,7 @@ class RunPlan:
     tilings: dict[str, Tiling]
     first_frames: int
     partition_frames: int
+    last_frames: int
     order: str
     reasons: tuple[str, ...] = field(default=())
 
@@ -90,21 +98,20 @@ class RunPlan:
         return int((self.runs[:, 1] - self.runs[:, 0]).sum())
 
     def sizes(self) -> Iterator[int]:
-        """Positions in each partition, endless: one tile first, then doubling, so that the first picture comes at once.
+        """Positions in each partition, endless: one tile first, then four times as many, so that the first picture comes at once.
 
-        The last ones are half of what is left, down to an eighth, so that workers end together; whatever their number, because
+        The last ones are half of what is left, down to `last_frames`, so that workers end together; whatever their number, because
         float sums depend on the cut.
         """
         if self.order == "coarse":
             yield from itertools.repeat(self.partition_frames)
-        least = max(self.first_frames, self.partition_frames // 8)
         left, grown = self.n_selected, self.first_frames
-        for n in itertools.count():
+        while True:
             share = left // 2 // self.first_frames * self.first_frames
-            size = min(grown, max(share, least))
+            size = min(grown, max(share, self.last_frames))
             yield size
             left -= size
-            grown = min(grown * 2, self.partition_frames) if n else grown
+            grown = min(grown * 4, self.partition_frames)
 
     @property
     def n_partitions(self) -> int:
@@ -145,7 +152,6 @@ def make_plan(
     channels: dict[str, tuple[tuple[int, ...], int]],
     needs: dict[str, Sequence[Need]],
     mask: np.ndarray[Any, Any] | None,
-    n_workers: int,
     task_factor: float = 1.0,
     order: str = "scan",
 ) -> RunPlan:
@@ -170,8 +176,11 @@ def make_plan(
     frame_bytes = sum(math.prod(sig) * itemsize for sig, itemsize in channels.values()) or 1
     slow = any(not n.compiled for group in needs.values() for n in group)
     upper = PYTHON_BYTES if slow else PARTITION_BYTES
-    share = n_selected * frame_bytes / (8 * max(1, n_workers))
-    size = min(max(share, 16 * MIB), upper) * task_factor
+    # A partition costs 0.2 ms, which is nothing to slow UDFs: they are cut finer, for many workers. The number of workers does not
+    # count: float sums depend on the cut, and have the same bits on one core and on many.
+    quick = all(n.compiled and n.cost < QUICK for group in needs.values() for n in group)
+    share = n_selected * frame_bytes / (16 if quick else 32)
+    size = min(max(share, (32 if quick else 16) * MIB), upper) * task_factor
     depth = max(t.depth for t in tilings.values())
     frames = max(depth, min(int(size // frame_bytes), PARTITION_FRAMES) // depth * depth)
     by_frame = any(n.frames for group in needs.values() for n in group)
@@ -180,13 +189,15 @@ def make_plan(
         depth = min(depth, PYTHON_FIRST)
         frames = max(depth, min(frames, PYTHON_FRAMES))
     if order == "coarse":
-        frames = max(depth, min(frames, -(-n_selected // (4 * max(1, n_workers)))))
+        frames = max(depth, min(frames, -(-n_selected // COARSE)))
     reasons.append(
         f"partitions: up to {frames} positions ({frames * frame_bytes / MIB:.1f} MiB), "
-        + ("visited coarse to fine" if order == "coarse" else f"the first {depth}, then doubling")
+        + ("visited coarse to fine" if order == "coarse" else f"the first {depth}, then growing")
         + (f", at most {PYTHON_BYTES // MIB} MiB because a plain-Python UDF is in the run" if slow else "")
     )
-    return RunPlan(nav, runs, missing, tilings, min(depth, frames), frames, order, tuple(reasons))
+    small = 0 if by_frame else 8 * MIB // frame_bytes // depth * depth
+    last = min(max(depth, frames // 8, small), frames)
+    return RunPlan(nav, runs, missing, tilings, min(depth, frames), frames, last, order, tuple(reasons))
 
 
 def tile_of(sig: tuple[int, ...], itemsize: int, needs: Sequence[Need]) -> tuple[Tiling, str]:

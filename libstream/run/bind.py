@@ -115,7 +115,6 @@ def bind(
         channels={n: (m.shape.sig, m.dtype.itemsize) for n, m in metas.items()},
         needs={n: [_need(k, bound[k]) for k in bound if channel_of[k] == n] for n in metas},
         mask=mask,
-        n_workers=traits.n_workers,
         task_factor=traits.frames_per_task_factor,
         order=order,
     )
@@ -233,6 +232,7 @@ def _need(key: str, udf: UDF) -> Need:
         compiled=isinstance(udf.hook(), Kernel),
         partition=kind == "process_partition",
         depth=udf.tile_frames,
+        cost=udf.tile_cost,
         frames=kind == "process_frame" and not isinstance(udf.hook(), Kernel),
     )
 

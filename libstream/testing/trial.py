@@ -36,8 +36,8 @@ def check(udf: UDF, frames: Any) -> Result:
         print(f"  {output}: {_described(value, result[KEY].declared[output].unit)}")
     bench = Bench(udf, source)
     if bench.n > 1:
-        halves = bench.result(bench.cut([bench.n // 2]))
-        wrong = [w for output, value in result[KEY].items() if (w := differ(output, value, halves[KEY][output], RTOL))]
+        whole, halves = bench.result(bench.cut([])), bench.result(bench.cut([bench.n // 2]))
+        wrong = [w for output, value in whole[KEY].items() if (w := differ(output, value, halves[KEY][output], RTOL))]
         if wrong:
             raise AssertionError(f"{name}: two halves, merged, differ from the whole: {'; '.join(wrong)}")
         print(f"  two halves of {bench.n // 2} and {bench.n - bench.n // 2} frames, merged: the same")

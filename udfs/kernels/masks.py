@@ -20,7 +20,8 @@ SEGMENT = 32768
 
 AHEAD = 4
 """Short segments lie in places that the processor does not guess: they are asked for so many segments before (disk of 60 px: 2.0
-instead of 1.6 times the plain read limit of a core; 8 and more ahead are no better)."""
+instead of 1.6 times the plain read limit of a core; 8 and more ahead are no better). Four times as many where a frame comes alone
+(a random tenth of a scan: 25 instead of 17 GB/s)."""
 BLOCK = 8192
 """Longest segment of many large masks: 4 of them (256 KiB) stay in L2 while all frames of a tile go by."""
 SHORT = 512
@@ -68,12 +69,13 @@ def _add_runs(word: Any) -> Any:
                 if p >= q:
                     continue
                 f0 = part_of(tile, i, p, q)
+                ahead = k + (AHEAD if many else 4 * AHEAD)
+                if ahead < segments.shape[0]:
+                    later, end = segments[ahead, 0] - start, segments[ahead, 1] - start
+                    if end <= size and end - later <= SHORT:
+                        for j in range(i, i + 4 if many else i + 1):
+                            prefetch(tile, j, later, end)
                 if many:
-                    if k + AHEAD < segments.shape[0]:
-                        later, end = segments[k + AHEAD, 0] - start, segments[k + AHEAD, 1] - start
-                        if end <= size and end - later <= SHORT:
-                            for j in range(i, i + 4):
-                                prefetch(tile, j, later, end)
                     a, b, c, d = add_4(f0, part_of(tile, i + 1, p, q), part_of(tile, i + 2, p, q), part_of(tile, i + 3, p, q))
                     intensity[i, m] += t(a)
                     intensity[i + 1, m] += t(b)

@@ -22,7 +22,7 @@ def need(key: str = "u", **given: Any) -> Need:
 def plan_of(nav: tuple[int, ...] = (64, 64), sig: tuple[int, ...] = (128, 128), itemsize: int = 2, **given: Any) -> RunPlan:
     n = math.prod(nav)
     needs = given.pop("needs", [need(itemsize=itemsize)])
-    options: dict[str, Any] = {"n_frames": n, "sync_offset": 0, "mask": None, "n_workers": 2, **given}
+    options: dict[str, Any] = {"n_frames": n, "sync_offset": 0, "mask": None, **given}
     return make_plan(nav=nav, channels={"frames": (sig, itemsize)}, needs={"frames": needs}, **options)
 
 
@@ -33,17 +33,16 @@ shapes = st.tuples(
 
 
 @given(
-    shape=shapes, itemsize=st.sampled_from([1, 2, 4, 8, 16]), workers=st.integers(1, 64), order=st.sampled_from(["scan", "coarse"]),
+    shape=shapes, itemsize=st.sampled_from([1, 2, 4, 8, 16]), order=st.sampled_from(["scan", "coarse"]),
     sync=st.integers(-30, 30), roi=st.none() | st.floats(0, 1), factor=st.sampled_from([1.0, 20.0]),
     needs=st.lists(st.builds(need, st.sampled_from("abc"), sums=st.booleans(), whole=st.booleans(), compiled=st.booleans(),
-                             partition=st.booleans(), frames=st.booleans(), depth=st.sampled_from([1, 32])), min_size=1, max_size=3),
+                             partition=st.booleans(), frames=st.booleans(), depth=st.sampled_from([1, 32]), cost=st.floats(0, 9)),
+                   min_size=1, max_size=3),
 )  # fmt: skip
-def test_every_frame_and_pixel_once(
-    shape: Any, itemsize: int, workers: int, order: str, sync: int, roi: float | None, factor: float, needs: Any
-) -> None:
+def test_every_frame_and_pixel_once(shape: Any, itemsize: int, order: str, sync: int, roi: float | None, factor: float, needs: Any) -> None:
     nav, sig = shape
     mask = None if roi is None else np.random.default_rng(1).random(nav) < roi
-    plan = plan_of(nav, sig, itemsize, needs=needs, n_workers=workers, order=order, sync_offset=sync, mask=mask, task_factor=factor)
+    plan = plan_of(nav, sig, itemsize, needs=needs, order=order, sync_offset=sync, mask=mask, task_factor=factor)
     parts = list(plan.partitions())
     assert sorted(p.number for p in parts) == list(range(plan.n_partitions)) == list(range(len(parts)))
     seen = np.concatenate([np.zeros(0, np.int64), *(p.positions() for p in sorted(parts, key=lambda p: p.number))])
@@ -72,11 +71,11 @@ def test_the_plan_is_pure(shape: Any) -> None:
     assert [p.runs.tolist() for p in a.partitions()] == [p.runs.tolist() for p in a.partitions()], "can be asked again"
 
 
-def test_partitions_start_with_one_tile_and_double() -> None:
+def test_partitions_start_with_one_tile_and_grow() -> None:
     plan = plan_of((256, 256))
-    sizes = list(itertools.islice(plan.sizes(), 9))
+    sizes = list(itertools.islice(plan.sizes(), 5))
     depth = plan.tilings["frames"].depth
-    assert sizes[:4] == [depth, depth, 2 * depth, 4 * depth]
+    assert sizes[:4] == [depth, 4 * depth, 16 * depth, 64 * depth]
     assert sizes[-1] == plan.partition_frames
     assert all(size <= plan.partition_frames for size in sizes)
     assert [p.n_positions for p in plan.partitions()][: len(sizes)] == sizes
@@ -92,16 +91,26 @@ def test_partitions_are_16_to_128_mib() -> None:
     assert "plain-Python" in slow.explain()
 
 
-@pytest.mark.parametrize("workers", [1, 2, 16])
-def test_partitions_get_smaller_at_the_end(workers: int) -> None:
-    plan = plan_of((512, 512), n_workers=workers)
+@pytest.mark.parametrize("cost", [0.5, 10.0])
+def test_partitions_get_smaller_at_the_end(cost: float) -> None:
+    plan = plan_of((512, 512), needs=[need(cost=cost)])
     sizes = [p.n_positions for p in plan.partitions()]
     largest = sizes.index(plan.partition_frames)
     assert sizes[:largest] == sorted(sizes[:largest])
     assert sizes[largest:] == sorted(sizes[largest:], reverse=True)
     left = np.cumsum(sizes[::-1])[::-1]
-    assert all(s <= max(rest // 2, plan.partition_frames // 8) for s, rest in zip(sizes, left, strict=True))
+    assert all(s <= max(rest // 2, plan.last_frames) for s, rest in zip(sizes, left, strict=True))
     assert len(sizes) < 20 + plan.n_selected // plan.partition_frames
+    assert plan.partition_frames // 8 <= plan.last_frames <= plan.partition_frames
+
+
+def test_small_scans_of_quick_udfs_are_cut_into_few_partitions() -> None:
+    frame = 256 * 256 * 2
+    few = plan_of((40, 40), (256, 256), needs=[need(cost=1.0)])
+    assert few.partition_frames * frame == 32 * MIB
+    assert few.n_partitions <= 12
+    assert few.last_frames * frame == 8 * MIB
+    assert plan_of((40, 40), (256, 256), needs=[need(cost=1.0), need(cost=5.0)]).partition_frames * frame == 16 * MIB
 
 
 def test_python_frames_come_in_small_partitions() -> None:
@@ -115,7 +124,7 @@ def test_clusters_get_larger_tasks() -> None:
 
 
 def test_coarse_order_visits_the_whole_scan_early() -> None:
-    plan = plan_of((64, 64), order="coarse", n_workers=4)
+    plan = plan_of((64, 64), order="coarse")
     starts = [int(p.runs[0, 0]) for p in plan.partitions()]
     assert sorted(starts) != starts
     quarter = starts[: len(starts) // 4]
