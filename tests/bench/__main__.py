@@ -24,6 +24,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data", help="folder of the generated files")
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--add", type=Path, nargs="*", default=[], help="figures of earlier runs (--json), for what is not measured now")
+    parser.add_argument("--no-run", action="store_true", help="measure nothing: make the page of --add")
     parser.add_argument(
         "--peers", type=Path, default=os.environ.get("LIBSTREAM_BENCH_PEERS"), help="folder of venvs: libertem, py4dstem, dask"
     )
@@ -45,10 +47,16 @@ def main() -> int:
         files = Files(folder, 2**21 if args.smoke else int(args.size_gb * 1e9), say)
         peers = None if args.smoke or args.peers is None else Path(args.peers)
         results = Results(load_before=load(), rounds=1 if args.smoke else args.rounds, size=files.n_bytes)
-        with Bench(peers, say, args.wait_quiet) as bench:
-            plan.measure(bench, files, results, {n for n in args.only.split(",") if n}, smoke=args.smoke, say=say)
-            results.versions, results.missing = bench.versions, bench.missing
-        results.load_after = load()
+        if not args.no_run:
+            with Bench(peers, say, args.wait_quiet) as bench:
+                plan.measure(bench, files, results, {n for n in args.only.split(",") if n}, smoke=args.smoke, say=say)
+                results.versions, results.missing = bench.versions, bench.missing
+            results.load_after = load()
+        if args.add:
+            earlier = [Results.of(path.read_text(encoding="utf-8")) for path in args.add]
+            for later in [*earlier[1:], *([] if args.no_run else [results])]:
+                earlier[0].add(later)
+            results = earlier[0]
     print(page.tables(results))
     if args.json:
         args.json.write_text(results.json(), encoding="utf-8")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from tests.bench.measure import Row
+from tests.bench.spec import Data
 
 
 @dataclass
@@ -26,6 +27,34 @@ class Results:
     overheads: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """From `json()`."""
+        found = json.loads(text)
+        made = cls(tuple(found["load"][0]), found["rounds"], found["bytes"], tuple(found["load"][1]))
+        made.memory, made.overheads, made.versions, made.missing = (found[k] for k in ("memory", "overheads", "versions", "missing"))
+        for table, rows in found["rows"].items():
+            made.rows[table] = [
+                Row(Data.of(r["data"]), r["job"], r["seconds"], r["bytes"], r["absent"], r["differs"], r["others_busy"]) for r in rows
+            ]
+        return made
+
+    def add(self, newer: Results) -> None:
+        """Put rows, memory and overheads of a later run in the place of those that this one has."""
+        for table, rows in newer.rows.items():
+            mine = self.rows.setdefault(table, [])
+            for row in rows:
+                at = next((i for i, r in enumerate(mine) if r.job == row.job), len(mine))
+                mine[at : at + 1] = [row]
+        key = ("data", "executor", "job")
+        again = {tuple(m[k] for k in key) for m in newer.memory}
+        self.memory = [m for m in self.memory if tuple(m[k] for k in key) not in again] + newer.memory
+        self.overheads |= newer.overheads
+        self.versions |= newer.versions
+        self.missing = newer.missing
+        self.load_after = newer.load_after
+        self.rounds, self.size = max(self.rounds, newer.rounds), max(self.size, newer.size)
 
     def json(self) -> str:
         """All figures."""
