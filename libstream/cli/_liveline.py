@@ -41,12 +41,17 @@ class LiveLine:
     def show(self, status: Mapping[str, Any], progress: Any, acquisition: Any = None) -> None:
         """Draw how it stands."""
         text = self.text(status, progress, acquisition)
+        if self._tty or progress is not None:
+            self.draw(text)
+
+    def draw(self, text: str) -> None:
+        """Draw a line as it is: over the last one on a terminal, now and then elsewhere."""
         if self._tty:
             self._clear()
             self._stream.write(text)
             self._stream.flush()
             self._shown = text
-        elif progress is not None and time.monotonic() >= self._next:
+        elif time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             tell(text)
 

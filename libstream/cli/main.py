@@ -43,7 +43,9 @@ options:
 def commands() -> list[str]:
     """Names of all commands, the built-in ones in the order in which a user meets them; none is imported."""
     found = [p.name for p in registry.plugins("commands")]
-    first = [n for n in ("demo", "info", "run", "export", "rerun", "new-udf", "plugins", "warmup") if n in found]
+    first = [
+        n for n in ("demo", "info", "run", "listen", "record", "replay", "export", "rerun", "new-udf", "plugins", "warmup") if n in found
+    ]
     return [*first, *(n for n in found if n not in first)]
 
 

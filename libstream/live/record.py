@@ -185,7 +185,7 @@ class Recorder:
         if self._unchecked + size < _CHECK_BYTES and now - self._checked < _CHECK_S:
             return
         self._unchecked, self._checked = 0, now
-        free = shutil.disk_usage(self.folder).free
+        free = free_bytes(self.folder)
         if free - size < self._reserve:
             raise OSError(
                 errno.ENOSPC,
@@ -240,9 +240,14 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk of a folder."""
+    return shutil.disk_usage(folder).free
+
+
 def check_space(folder: Path, needed_bytes: int, reserve_bytes: int = RESERVE_BYTES) -> None:
     """Raise SaveError, with the numbers, where `needed_bytes` more clearly do not fit on the disk of `folder`."""
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < needed_bytes + reserve_bytes:
         wanted = f"the recording needs about {_size(needed_bytes)}" if needed_bytes else "there is no room for a recording"
         raise SaveError(

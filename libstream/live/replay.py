@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,18 @@ def replay(
         raise UsageError(f"repeat is the number of runs, 1 or more, got {repeat}")
     address = StreamUrl.parse(url)
     kind = registry.load("detectors", address.scheme)()
+    make_decoder = partial(kind.decoder, address)
+    if not isinstance(source, FrameSource):
+        about = read_about(Path(source))
+        if about["detector"] != address.scheme:
+            raise UsageError(
+                f"{source} is a recording of {about['detector']}, its messages cannot be sent as {address.scheme}; "
+                "open it (ls.open) and replay the source: its frames are then encoded anew"
+            )
+        make_decoder = partial(kind.decoder, StreamUrl.parse(about["url"]), **about.get("options", {}))
     transport, encoder = kind.sender(address, **dict(options or {}))
     return serve(
-        source, transport, encoder, lambda: kind.decoder(address), rate=rate, run=run, repeat=repeat, pause_s=pause_s, seed=seed,
+        source, transport, encoder, make_decoder, rate=rate, run=run, repeat=repeat, pause_s=pause_s, seed=seed,
         progress=progress, opened=opened, cancel=cancel, patience_s=patience_s, ahead_bytes=ahead_bytes, faults=Faults.of(faults),
     )  # fmt: skip
 
@@ -89,7 +99,6 @@ def serve(
         stream = (item for k in range(repeat) for item in _encoded(source, encoder, run, k, faults, seed))
     else:
         folder = Path(source)
-        read_about(folder)
         for name in ("wrong_shape", "extra", "new_run_at", "foreign_at"):
             if getattr(faults, name):
                 raise UsageError(
