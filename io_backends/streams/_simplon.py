@@ -55,22 +55,27 @@ _ARM_WAITS_S = 5.0
 
 
 class SimulatedDcu:
-    """State of the unit: configuration, what is armed, triggers. All methods may be called from any thread."""
+    """State of the unit: configuration, what is armed, triggers. All methods may be called from any thread.
+
+    armed: a series was armed and its header is still to come. sending: its messages go out. live: nobody has ended it.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.config: dict[str, dict[str, Any]] = {
+            "detector": {},
             "stream": dict(_STREAM),
             "filewriter": dict(_WRITER),
             "monitor": {"mode": "disabled"},
-            "detector": {},
         }
-        self.state = "idle"
-        self.series = 0
-        self.armed = False
-        self.triggers = 0
-        self.closed = False
+        self.series = self.triggers = 0
+        self.armed = self.sending = self.live = self.closed = False
         self._made: dict[str, Any] = {}
+
+    @property
+    def state(self) -> str:
+        """As the detector's status says it."""
+        return "idle" if not self.live else "ready" if self.armed else "acquire"
 
     def describe(self, meta: SourceMeta) -> None:
         """Be the detector that recorded this source. Settings that clients have made stay."""
@@ -83,19 +88,20 @@ class SimulatedDcu:
             if name == "arm":
                 return self._arm()
             if name == "trigger":
-                if self.state not in ("ready", "acquire"):
-                    raise ValueError(f"trigger in state {self.state}: arm first")
+                if not self.live:
+                    raise ValueError("there is nothing to trigger: arm first")
                 self.triggers += 1
-            elif name in ("disarm", "cancel", "abort") or name == "initialize":
-                self.armed, self.state = False, "idle"
+            elif name in ("disarm", "cancel", "abort", "initialize"):
+                self.live = False
             self.changed.notify_all()
             return {"sequence id": self.series} if name in ("disarm", "cancel", "abort") else {}
 
     def _arm(self) -> Any:
-        if not self.changed.wait_for(lambda: self.state == "idle" or self.closed, _ARM_WAITS_S) or self.closed:
-            raise ValueError(f"arm in state {self.state}: disarm first")
+        if not self.changed.wait_for(lambda: not (self.armed or self.sending) or self.closed, _ARM_WAITS_S) or self.closed:
+            raise ValueError(f"series {self.series} is not over: disarm first")
         self.series += 1
-        self.armed, self.triggers, self.state = True, 0, "ready"
+        self.armed = self.live = True
+        self.triggers = 0
         self.changed.notify_all()
         return {"sequence id": self.series}
 
@@ -105,20 +111,19 @@ class SimulatedDcu:
             self.changed.wait_for(lambda: self.armed or self.closed)
             if self.closed:
                 raise OSError("the simulated detector was closed while it waited to be armed")
-            self.armed, self.state = False, "acquire"
+            self.armed, self.sending = False, True
             return self.series, dict(self.config["detector"]), dict(self.config["stream"])
 
     def wait_trigger(self, n: int) -> bool:
         """Wait for the n-th trigger (from 1) of the series; False where the series was ended."""
         with self.changed:
-            self.changed.wait_for(lambda: self.triggers >= n or self.state != "acquire" or self.closed)
-            return self.state == "acquire" and not self.closed
+            self.changed.wait_for(lambda: self.triggers >= n or not self.live or self.closed)
+            return self.live and not self.closed
 
     def over(self) -> None:
         """The end of the series is out."""
         with self.changed:
-            if self.state == "acquire":
-                self.state = "idle"
+            self.sending = self.live = False
             self.changed.notify_all()
 
     def close(self) -> None:
@@ -143,7 +148,7 @@ class SimulatedDcu:
                 and name not in ("header_appendix", "image_appendix")
             ):
                 raise ValueError(f"{name} is of type {_kind(old)}, got {_kind(value)}")
-            self.config[module][name] = value
+            self.config[module][name] = value = float(value) if type(old) is float else value
             if module == "detector":
                 self._made[name] = value
             return [name]
