@@ -6,6 +6,8 @@ What libzmq does by itself: queues, waiting, connecting again. What is done here
   (rows of the table). A part that is announced larger than `max_bytes` makes libzmq drop the connection before it allocates
   anything. A bound socket is connected to again by the sender. A connected socket is given up by libzmq after such a breach of
   protocol (it connects again after network errors only), so the transport looks for that and connects it anew.
+- what cannot be bounded: libzmq gathers the parts of a message until the last one came, however many there are. Who is not
+  trusted is kept out with keys (`curve`).
 - receiving in a compiled loop without the GIL (`_zmq_native`), where libzmq's functions can be found in the pyzmq wheel.
 """
 
@@ -130,6 +132,7 @@ class ZmqTransport:
         socket.setsockopt(zmq.RCVHWM, self.hwm)
         socket.setsockopt(zmq.SNDHWM, self.hwm)
         socket.setsockopt(zmq.MAXMSGSIZE, self.max_bytes)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)  # peers that connect and say nothing
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         # a peer that lost power or cable is noticed after 25 s
@@ -169,13 +172,13 @@ class ZmqTransport:
 
     def _make_loop(self) -> Any:
         if self._which != "plain":
-            import zmq.backend.cython._zmq as extension
-
-            from libstream.io_backends.streams._zmq_native import NativeLoop
-
             try:
+                import zmq.backend.cython._zmq as extension
+
+                from libstream.io_backends.streams._zmq_native import NativeLoop
+
                 return NativeLoop(extension.__file__ or "", self._sockets, self._stop)
-            except OSError:
+            except (ImportError, OSError):  # another build of pyzmq, or another system
                 if self._which == "compiled":
                     raise
         return PlainLoop(self._sockets, self._stop)
@@ -197,7 +200,8 @@ class ZmqTransport:
 
     @property
     def trouble(self) -> str:
-        """Why there is no connection, in words, "" where there is one or nothing is known (bound sockets)."""
+        """Why there is no connection, in words, "" where there is one or nothing is known (bound sockets). Half a second old, and
+        only as long as `receive` or `send` are called."""
         return "; ".join(w.trouble for w in self._watched if w.trouble)
 
     def close(self) -> None:
@@ -262,6 +266,7 @@ class ZmqTransport:
             socket = self._sockets[lane]
             until = time.monotonic() + timeout_s
             while True:
+                self._look_after()
                 try:
                     # copied: referring to buffers costs a thread of pyzmq and one round through it a message
                     socket.send_multipart(parts, zmq.DONTWAIT, copy=True)
@@ -273,7 +278,6 @@ class ZmqTransport:
                 wait = until - time.monotonic()
                 if wait <= 0 or self._stop[0]:
                     return False
-                self._look_after()
                 socket.poll(max(1, int(1000 * min(wait, _STEP_S))), zmq.POLLOUT)
 
     def _look_after(self) -> None:
@@ -312,6 +316,7 @@ class _Watch:
         self._events.setsockopt(zmq.LINGER, 0)
         self._events.connect(where)
         self._lost_at: float | None = None
+        self._greeted = False
         self.trouble = f"{address}: not connected yet"
 
     def look(self, now: float) -> None:
@@ -324,19 +329,24 @@ class _Watch:
             number = int.from_bytes(event[:2], "little")
             if number & self._bad:
                 self._lost_at = now
-                text = "the connection was lost" if number == zmq.EVENT_DISCONNECTED else "not a ZeroMQ socket of this kind, or other keys"
+                text = "the connection was lost" if self._greeted else "no ZeroMQ socket of the right kind is there, or its keys are others"
                 self.trouble = f"{self._address}: {text}"
             elif number & self._goes_on:
                 self._lost_at = None
-                if number == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self.trouble = ""
+                if number == zmq.EVENT_CONNECTED:
+                    self._greeted = False
+                elif number == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    self._greeted, self.trouble = True, ""
         if self._lost_at is not None and now - self._lost_at >= _WATCH_S / 2:
             self._lost_at = now
             try:
                 self._socket.disconnect(self._address)
             except zmq.ZMQError:
                 pass  # libzmq has forgotten it
-            self._socket.connect(self._address)
+            try:
+                self._socket.connect(self._address)
+            except zmq.ZMQError as exc:
+                raise _os_error(exc, self._address, "connect to") from exc
 
     def close(self) -> None:
         self._socket.disable_monitor()

@@ -551,6 +551,7 @@ def test_only_known_keys_come_in() -> None:
                 assert not t.send([b"bad"], 0.3)
             assert good.send([b"end"], BOUND_S)
             assert Sink(to).until(2) == [[b"good"], [b"end"]]
+            assert all("keys are others" in t.trouble for t in bad), [t.trouble for t in bad]
             assert to._doorman is not None
             assert to._doorman.refused >= 1
 
