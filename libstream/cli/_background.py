@@ -18,20 +18,23 @@ def run_stoppable(work: Callable[[threading.Event], T], line: LiveLine, text: Ca
 
     The first Ctrl-C asks it to end, the second one leaves at once.
     """
-    cancel, box, failed = threading.Event(), [], []  # type: ignore[var-annotated]
+    cancel, over = threading.Event(), threading.Event()
+    box: list[T] = []
+    failed: list[BaseException] = []
 
     def body() -> None:
         try:
             box.append(work(cancel))
         except BaseException as exc:  # noqa: BLE001  raised in the main thread
             failed.append(exc)
+        finally:
+            over.set()
 
-    thread = threading.Thread(target=body, name="libstream-cli-work", daemon=True)
-    thread.start()
+    threading.Thread(target=body, name="libstream-cli-work", daemon=True).start()
     stopped = False
-    while thread.is_alive():
+    while not over.is_set():  # not Thread.join, which takes a thread for finished when Ctrl-C interrupts it
         try:
-            thread.join(_LOOK_S)
+            over.wait(_LOOK_S)
             said = text()
             if said is not None:
                 line.draw(said)

@@ -25,14 +25,15 @@ _STEP_S = 0.05
 _TELL_S = 0.1
 END_S = 0.5
 """Silence after the last run that was asked for: its last messages may come after its end."""
+_MOST_SEEN = 1 << 26
 _ENOUGH = 16
 """Frames after which the size of a run is estimated."""
 
 
 @dataclass
 class Captured:
-    """One recorded run. n_frames: announced, None where it is not known; parts: parts of frames that came, `pieces` of them in each
-    frame; n_bytes: of their pixels, encoded; state: "running", "done", or "incomplete" (frames did not come)."""
+    """One recorded run. n_frames: announced, None where it is not known; parts: different parts of frames that came, `pieces` of them
+    in each frame; n_bytes: of their pixels, encoded; state: "running", "done", or "incomplete" (frames did not come)."""
 
     run: int | str
     n_frames: int | None
@@ -41,6 +42,22 @@ class Captured:
     n_bytes: int = 0
     state: str = "running"
     announced: dict[int, int] = field(default_factory=dict, repr=False)
+    messages: int = 0
+    _seen: bytearray = field(default_factory=bytearray, repr=False)
+
+    def take(self, part: FramePart, sectors: int) -> bool:
+        """Note a part of a frame; False where it came before. Frames beyond 64 million are counted without looking."""
+        self.messages += 1
+        self.n_bytes += part.stop - part.start
+        at = part.number * self.pieces + part.channel * sectors + part.sector
+        if 0 <= at < _MOST_SEEN:
+            if at >= len(self._seen):
+                self._seen.extend(bytes(at + 1 - len(self._seen) + (1 << 16)))
+            if self._seen[at]:
+                return False
+            self._seen[at] = 1
+        self.parts += 1
+        return True
 
     @property
     def frames(self) -> int:
@@ -254,9 +271,7 @@ class _Loop:
                 return
             if event.channel >= self._pieces // self._detector.sectors:
                 self._pieces = now.pieces = (event.channel + 1) * self._detector.sectors
-            now.parts += 1
-            now.n_bytes += event.stop - event.start
-            if now.parts == _ENOUGH * now.pieces:
+            if now.take(event, self._detector.sectors) and now.parts == _ENOUGH * now.pieces:
                 self._estimate(now)
             self._look_for_end(now)
         elif type(event) is RunHeader:
@@ -276,7 +291,7 @@ class _Loop:
 
     def _look_for_end(self, now: Captured) -> None:
         every = now.n_frames is not None and now.parts >= now.n_frames * now.pieces
-        said = now.announced and len(now.announced) >= self._detector.n_senders and now.parts >= sum(now.announced.values())
+        said = now.announced and len(now.announced) >= self._detector.n_senders and now.messages >= sum(now.announced.values())
         if said or (every and not (self._decoder.has_end and self._detector.n_senders == 1)):
             self._over("done" if now.n_frames is None or every else "incomplete")
 
