@@ -149,7 +149,7 @@ class _Run:
         for partition in lost:
             n = self.tries[partition.number] = self.tries.get(partition.number, 0) + 1
             if n >= TRIES:
-                a, b = int(partition.runs[0, 0]), int(partition.runs[-1, 1])
+                a, b = (int(partition.runs[0, 0]), int(partition.runs[-1, 1])) if len(partition.runs) else (0, 0)
                 raise WorkerLostError(
                     f"the worker process died {n} times on the flat scan positions {a} to {b} ({str(exc).splitlines()[0]}). "
                     "It was killed from outside (out of memory?) or the UDF crashes the interpreter; try executor='inline' to see where"

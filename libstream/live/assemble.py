@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from libstream.codecs import wire
 from libstream.contracts.stream import RunHeader
-from libstream.errors import WireError
+from libstream.errors import CodecError
 from libstream.live.ledger import Counts
 from libstream.live.ring import Ring
 from libstream.model.order import ScanOrder
@@ -20,6 +21,8 @@ from libstream.model.partial import CORRUPT, DROPPED, EXCLUDED, MISSING
 _Arr = np.ndarray[Any, Any]
 
 WAITING, READY, LOST = range(3)
+NO_CODEC = 255
+"""Codec id of a part that cannot be decoded."""
 CODECS_MAX = 64
 CLIENTS_MIN = 16
 """Frames that have to be seen before a regular gap says that somebody else takes the others."""
@@ -50,6 +53,10 @@ class Run:
 
     All methods are called with `changed` held. Positions become ready in the order of `ready[:n_ready]`, lost in the order of
     `lost[:n_lost]`; both only grow, so that whoever processes them keeps two numbers.
+
+    A block of the ring is kept for each of its parts that somebody will process (a claim), or that nobody has asked for yet
+    (an orphan). `first`: number of the run's first frame, other than 0 in endless acquisitions.
+    `due`, `n_parts`, `n_strange` are of whoever decides when the run is over.
     """
 
     def __init__(
@@ -67,18 +74,23 @@ class Run:
         self.ready, self.n_ready = np.empty(n, np.int64), 0
         self.lost, self.lost_code, self.n_lost = np.empty(n, np.int64), np.empty(n, np.uint8), 0
         self.codecs: list[str] = []
+        self._codec_ids: dict[tuple[str, int], int] = {}
         self.counts = Counts()
         self.state = "running"
         self.reason = ""
-        self.notes: list[str] = list(header.notes)
+        self.notes: list[str] = []
         self.t_begun = time.monotonic()
         self.seconds = 0.0
+        self.given_up = False
+        self.due = math.inf
+        self.n_parts = self.n_strange = 0
         self._claims: list[_Arr] = []
         self._orphan = np.zeros(n, bool)
         self._blocks: set[tuple[int, int]] = set()
-        self.given_up = False
         self._flyback_parts = 0
-        self._lose(order.left_out(), EXCLUDED)
+        left_out = order.left_out()
+        self._n_flyback = order.n_frames - (n - len(left_out))
+        self._lose(left_out, EXCLUDED)
 
     @property
     def closed(self) -> bool:
@@ -88,53 +100,64 @@ class Run:
     @property
     def n_open(self) -> int:
         """Frames of which some parts are there and others not, so far."""
-        if self.layout.pieces == 1:
-            return 0
-        return int(np.count_nonzero(self.have[self.fate == WAITING].any(axis=1)))
+        c = self.counts
+        return c.frames - c.flyback - c.dropped - c.rejected - c.partial - self.n_ready
 
     @property
-    def n_settled(self) -> int:
-        """Positions that are ready or lost."""
-        return self.n_ready + self.n_lost
+    def settled(self) -> bool:
+        """Every position is ready or lost."""
+        return self.n_ready + self.n_lost == self.n
 
-    def codec_id(self, codec: str) -> int:
-        """Number of a codec in this run. Raises WireError where there are too many to be true."""
-        if codec not in self.codecs:
-            if len(self.codecs) >= CODECS_MAX:
-                raise WireError(f"frames of one run come in more than {CODECS_MAX} encodings, now {codec!r}")
-            self.codecs.append(codec)
-        return self.codecs.index(codec)
+    @property
+    def all_came(self) -> bool:
+        """Every position is settled, and the frames between the lines came, too."""
+        return self.settled and self.counts.flyback >= self._n_flyback
+
+    def codec_id(self, codec: str, channel: int) -> int:
+        """Number of a codec in this run; NO_CODEC where it is not known, or cannot hold frames of this channel."""
+        known = self._codec_ids.get((codec, channel))
+        if known is None:
+            known = NO_CODEC
+            if len(self._codec_ids) < CODECS_MAX:
+                try:
+                    wire.check(codec, self.layout.shapes[channel], self.layout.dtypes[channel])
+                    if codec not in self.codecs:
+                        self.codecs.append(codec)
+                    known = self.codecs.index(codec)
+                except CodecError:
+                    pass
+                self._codec_ids[codec, channel] = known
+        return known
+
+    def continues(self, before: Run) -> None:
+        """Use the codec ids of `before`: both are scans of one endless run."""
+        self.codecs, self._codec_ids = before.codecs, before._codec_ids
 
     # -- frames come in ----------------------------------------------------------------------------------------------
 
     def place(self, numbers: _Arr, pieces: _Arr, offsets: _Arr, sizes: _Arr, codecs: _Arr, good: _Arr | None, dropped: bool) -> None:
         """Put parts of frames to their places.
 
-        All arrays are (k,). numbers: of the frames. pieces: channel * sectors + sector. offsets, sizes: where in the ring. codecs: ids.
-        good: False where shape or dtype are not the run's (None = all are). dropped: nothing was kept, the memory is full.
+        All arrays are (k,). numbers: of the frames. pieces: channel * sectors + sector. offsets, sizes: where in the ring, all in one
+        block. codecs: ids.
+        good: False for parts that are not as the run's (None = all are). dropped: nothing was kept, the memory is full.
         """
         numbers = numbers - self.first
         if not dropped and not sizes.all():
             good = sizes > 0 if good is None else good & (sizes > 0)
         inside = (numbers >= 0) & (numbers < self.order.n_frames)
         if not inside.all():
-            early = int(np.count_nonzero(numbers < 0))  # of the scan before, in an endless acquisition
-            self.counts.late += early
-            self.counts.surplus += int(len(inside) - np.count_nonzero(inside)) - early
-            numbers, pieces, offsets, sizes, codecs = (a[inside] for a in (numbers, pieces, offsets, sizes, codecs))
-            good = None if good is None else good[inside]
+            self.counts.surplus += int(len(inside) - np.count_nonzero(inside))
+            numbers, pieces, offsets, sizes, codecs, good = _pick(inside, numbers, pieces, offsets, sizes, codecs, good)
         at = self.order.positions_of(numbers)
-        away = at < 0
-        if away.any():
-            self._count_flyback(int(np.count_nonzero(away)))
-            stay = ~away
-            at, pieces, offsets, sizes, codecs = (a[stay] for a in (at, pieces, offsets, sizes, codecs))
-            good = None if good is None else good[stay]
+        stay = at >= 0
+        if not stay.all():
+            self._count_flyback(int(len(stay) - np.count_nonzero(stay)))
+            at, pieces, offsets, sizes, codecs, good = _pick(stay, at, pieces, offsets, sizes, codecs, good)
         new = self._new(at, pieces)
         if not new.all():
             self.counts.duplicate += int(len(new) - np.count_nonzero(new))
-            at, pieces, offsets, sizes, codecs = (a[new] for a in (at, pieces, offsets, sizes, codecs))
-            good = None if good is None else good[new]
+            at, pieces, offsets, sizes, codecs, good = _pick(new, at, pieces, offsets, sizes, codecs, good)
         if not len(at):
             return
         whole = self.layout.pieces == 1
@@ -146,16 +169,18 @@ class Run:
         alive = self.fate[at] == WAITING
         if good is not None:
             alive &= good
+        bad = None
         if not alive.all():
-            at, pieces, offsets, sizes, codecs, bad = at[alive], pieces[alive], offsets[alive], sizes[alive], codecs[alive], at[~alive]
-        else:
-            bad = None
-        self.offset[at, pieces], self.size[at, pieces], self.codec[at, pieces] = offsets, sizes, codecs
-        self.epoch[at, pieces] = self.ring.epoch[self.ring.block_of(offsets)]
-        self._touch(offsets)
-        self.ring.hold(offsets, 1)
+            bad = np.unique(at[~alive])
+            at, pieces, offsets, sizes, codecs, _ = _pick(alive, at, pieces, offsets, sizes, codecs, None)
+        if len(at):
+            block = int(offsets[0]) // self.ring.block_bytes
+            self.offset[at, pieces], self.size[at, pieces], self.codec[at, pieces] = offsets, sizes, codecs
+            self.epoch[at, pieces] = self.ring.epoch[block]
+            self.ring.pin(block, len(at))
+            self._touch(block)
         if bad is not None:
-            self._spoil(np.unique(bad), CORRUPT)
+            self._spoil(bad, CORRUPT)
             at = at[self.fate[at] == WAITING]
         if not whole:
             at = _unique_in_order(at)
@@ -214,13 +239,43 @@ class Run:
         self.lost[self.n_lost : self.n_lost + n], self.lost_code[self.n_lost : self.n_lost + n] = at, code
         self.n_lost += n
 
-    def _touch(self, offsets: _Arr) -> None:
-        for block in np.unique(self.ring.block_of(offsets)).tolist():
-            mark = (block, int(self.ring.epoch[block]))
-            if mark not in self._blocks:
-                self._blocks.add(mark)
-                if not self.given_up:
-                    self.ring.want(*mark, 1)
+    def _touch(self, block: int) -> None:
+        mark = (block, int(self.ring.epoch[block]))
+        if not self.given_up and mark not in self._blocks:
+            self._blocks.add(mark)
+            self.ring.want(*mark, 1)
+
+    def drop_oldest_open(self) -> int:
+        """Let the older half of the frames go that wait for their other parts, as dropped; how many that were."""
+        if self.layout.pieces == 1 or self.closed or self._orphan.any() or any(needs.any() for needs in self._claims):
+            return 0
+        at = np.flatnonzero((self.fate == WAITING) & self.have.any(axis=1))
+        at = at[np.argsort(self.epoch[at].max(axis=1), kind="stable")][: (len(at) + 1) // 2]
+        self._spoil(at, DROPPED)
+        return len(at)
+
+    # -- frames of which something is missing ------------------------------------------------------------------------
+
+    def _open(self) -> _Arr:
+        """Positions of which some parts are there and others not."""
+        if self.layout.pieces == 1:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero((self.fate == WAITING) & self.have.any(axis=1))
+
+    def open_parts(self) -> _Arr:
+        """Number of parts of such frames in each block of the ring."""
+        return self.ring.count(self.offset[at := self._open()][self.have[at]])
+
+    def lose_open(self, block: int) -> None:
+        """Give up such frames of which a part lies in this block."""
+        at = self._open()
+        inside = (self.offset[at] // self.ring.block_bytes == block) & self.have[at]
+        self._lose_partial(at[inside.any(axis=1)])
+
+    def _lose_partial(self, at: _Arr) -> None:
+        self._let_go_parts(at)
+        self.counts.partial += len(at)
+        self._lose(at, MISSING)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -228,12 +283,10 @@ class Run:
         """No more frames: what has not come is missing. state: "done", "incomplete" or "failed"."""
         if self.closed:
             return
-        open_ = np.flatnonzero(self.fate == WAITING)
-        parts = open_[self.have[open_].any(axis=1)]
-        self.counts.partial += len(parts)
-        self._let_go_parts(parts)
-        self._lose(open_, MISSING)
-        if state == "done" and (len(open_) or self.counts.dropped or self.counts.rejected):
+        n_missing = self.n - self.n_ready - self.n_lost
+        self._lose_partial(self._open())
+        self._lose(np.flatnonzero(self.fate == WAITING), MISSING)
+        if state == "done" and (n_missing or self.counts.partial or self.counts.dropped or self.counts.rejected):
             state = "incomplete"
         self.state, self.reason = state, reason
         self.seconds = time.monotonic() - self.t_begun
@@ -244,7 +297,7 @@ class Run:
 
     def _other_client(self) -> str:
         """A sentence where every k-th frame came and the others did not: another client takes them."""
-        if self.n_ready < CLIENTS_MIN or self.n_settled - self.n_ready < CLIENTS_MIN:
+        if self.n_ready < CLIENTS_MIN or self.n - self.n_ready < CLIENTS_MIN:
             return ""
         numbers = np.sort(self.order.numbers()[self.ready[: self.n_ready]])
         steps, counts = np.unique(np.diff(numbers), return_counts=True)
@@ -269,16 +322,13 @@ class Run:
             self._unwant()
 
     def _unwant(self) -> None:
-        for block, epoch in self._blocks:
-            self.ring.want(block, epoch, -1)
+        while self._blocks:
+            self.ring.want(*self._blocks.pop(), -1)
 
     # -- who processes them ------------------------------------------------------------------------------------------
 
-    def claim(self, wanted: _Arr | None) -> _Arr:
-        """Somebody begins to process the run: bool (n,), the ready positions that are still there; it grows as frames come.
-
-        wanted: bool (n,), positions that will be processed (None = all).
-        """
+    def claim(self) -> _Arr:
+        """Somebody begins to process the run: bool (n,), the ready positions that are still there; it grows as frames come."""
         needs = np.zeros(self.n, bool)
         ready = self.ready[: self.n_ready]
         there = ready[self.held(ready)]
@@ -311,9 +361,9 @@ class Run:
         else:
             self._orphan[rest] = True
 
-    def codec_names(self, ids: _Arr) -> Sequence[str]:
-        """Names of codec ids."""
-        return [self.codecs[i] for i in ids.tolist()]
+
+def _pick(which: _Arr, *columns: _Arr | None) -> Any:
+    return tuple(None if c is None else c[which] for c in columns)
 
 
 def _unique_in_order(at: _Arr) -> _Arr:

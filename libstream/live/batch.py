@@ -8,14 +8,17 @@ import numpy as np
 
 from libstream.contracts.stream import FramePart
 from libstream.errors import WireError
-from libstream.live.assemble import Run
+from libstream.live.assemble import NO_CODEC, Run
 
 _Arr = np.ndarray[Any, Any]
 _LARGEST = 1 << 62
 
 
 class Batch:
-    """Parts of frames of one run, collected in lists: an array operation for each would cost more than the rest."""
+    """Parts of frames of one run, collected in lists: an array operation for each would cost more than the rest.
+
+    run_id: of the run they belong to; None where there is none. strange: the last part that was not as the run's.
+    """
 
     def __init__(self) -> None:
         self.reset(None)
@@ -30,35 +33,35 @@ class Batch:
         self.sizes: list[int] = []
         self.codecs: list[int] = []
         self.bad: list[int] = []
-        self._codec, self._codec_id = "", 0
+        self.strange: FramePart | None = None
+        self._codec, self._channel, self._codec_id = "", -1, 0
         if run is not None:
             self._sectors, self._channels = run.layout.sectors, len(run.layout.channels)
             self._shapes, self._dtypes, self._ids = run.layout.shapes, run.layout.dtypes, run.codec_id
 
     def add(self, part: FramePart, at: int) -> None:
-        """One part, whose bytes begin at ring offset `at`."""
+        """One part, whose bytes begin at ring offset `at`. Raises WireError for one that cannot be."""
         _, number, _, start, stop, codec, shape, dtype, sector, channel, _ = part
         if not (0 <= channel < self._channels and 0 <= sector < self._sectors and 0 <= number < _LARGEST):
             raise WireError(f"frame {number}: sector {sector}, channel {channel} cannot be in this run")
-        if codec is not self._codec:
-            self._codec, self._codec_id = codec, self._ids(codec)
-        if shape != self._shapes[channel] or dtype != self._dtypes[channel]:
+        if codec is not self._codec or channel != self._channel:
+            self._codec, self._channel, self._codec_id = codec, channel, self._ids(codec, channel)
+        if shape != self._shapes[channel] or dtype != self._dtypes[channel] or self._codec_id == NO_CODEC:
             self.bad.append(len(self.numbers))
+            self.strange = part
         self.numbers.append(number)
         self.pieces.append(channel * self._sectors + sector)
         self.offsets.append(at)
         self.sizes.append(stop - start)
         self.codecs.append(self._codec_id)
 
-    def arrays(self) -> tuple[_Arr, _Arr, _Arr, _Arr, _Arr, _Arr | None]:
-        """The batch as arrays, and an empty batch of the same run."""
+    def columns(self) -> tuple[_Arr, _Arr, _Arr, _Arr, _Arr, _Arr | None]:
+        """numbers, pieces, offsets, sizes, codecs, and which are good (None = all), as `Run.place` takes them."""
         good: _Arr | None = None
         if self.bad:
             good = np.ones(len(self.numbers), bool)
             good[self.bad] = False
-        out = (
+        return (
             np.array(self.numbers, np.int64), np.array(self.pieces, np.int64), np.array(self.offsets, np.int64),
             np.array(self.sizes, np.int64), np.array(self.codecs, np.uint8), good,
         )  # fmt: skip
-        self.reset(self.run)
-        return out

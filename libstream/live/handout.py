@@ -17,6 +17,9 @@ _Arr = np.ndarray[Any, Any]
 
 FLUSH_S = 0.05
 """Frames that have come wait at most this long for more."""
+PAUSE_S = 0.25
+"""Silence after which an empty partition is handed out, then twice as long, and so on: an executor that waits in here (inline) comes
+back, and what was merged is published."""
 MOST_BYTES = 32 << 20
 """Decoded bytes of a partition: more would keep frames waiting while other workers have nothing to do."""
 LEAST = 64
@@ -40,19 +43,19 @@ class HandOut:
         self._all = bool(self._wanted.all())
         self._size = min(most, max(LEAST, MOST_BYTES // max(1, frame_bytes)))
         self._number = 0
+        self._pause_s = PAUSE_S
         self._out: dict[int, tuple[_Arr, _Arr]] = {}
         self._at = self._lost_at = 0
-        self._lost_merged = self._gone = 0
-        self._excluded = 0
+        self._gone = self._excluded = 0
         self._woken = self._closed = False
         with run.changed:
-            self._needs = run.claim(self._wanted)
+            self._needs = run.claim()
 
     def __iter__(self) -> HandOut:
         return self
 
     def __next__(self) -> Partition:
-        run, since = self._run, 0.0
+        run, since, begun = self._run, 0.0, time.monotonic()
         with run.changed:
             while True:
                 if self._woken or self._closed:
@@ -67,7 +70,11 @@ class HandOut:
                         break
                 elif run.closed:
                     raise StopIteration
+                elif self._number and now - begun >= self._pause_s:
+                    self._pause_s *= 2
+                    return self._next_partition()
                 run.changed.wait(FLUSH_S if since == 0.0 else max(0.001, FLUSH_S - (now - since)))
+            self._pause_s = PAUSE_S
             return self._next_partition()
 
     def _next_partition(self) -> Partition:
@@ -101,9 +108,8 @@ class HandOut:
         run = self._run
         with run.changed:
             for number in range(partial.number, partial.number + partial.span):
-                at, codes = self._out.pop(number)
+                at, _ = self._out.pop(number)
                 run.merged(self._needs, at)
-                self._lost_merged += int(np.isin(codes, (CORRUPT, DROPPED)).sum())
             run.changed.notify_all()
 
     def wake(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,10 @@ _log = logging.getLogger("libstream.live")
 
 TICK_S = 0.02
 """Longest wait for a message, and so the time within which the thread notices anything else."""
+RETRY_S = 0.2
+"""Time until a connection that cannot be had is tried again."""
+END_S = 10.0
+"""Time that the thread has to end."""
 ROWS = 16384
 """Most message parts of one call."""
 
@@ -28,7 +33,10 @@ class Recorder(Protocol):
     """Tees what was received to disk."""
 
     def put(self, block: _Arr, table: _Arr, rows: int, lanes: _Arr | None, t_ns: int, done: Callable[[], None]) -> None:
-        """Take note of messages; never waits, never copies; calls `done` from another thread once they are written."""
+        """Take note of messages; never waits; calls `done` from another thread once they are written."""
+
+    def close(self) -> None:
+        """Write what was put. Idempotent."""
 
 
 class Ingest:
@@ -41,116 +49,143 @@ class Ingest:
         self, detector: Detector, ring: Ring, runs: Runs, *, drop: bool, max_message_bytes: int, recorder: Recorder | None = None
     ) -> None:
         self.detector, self.ring, self.runs, self.changed = detector, ring, runs, runs.changed
-        self._drop, self._max, self.recorder = drop, max_message_bytes, recorder
+        self._drop, self._max, self._recorder = drop, max_message_bytes, recorder
         self.blocked = False
         self._new_decoder()
         self._block: int | None = None
         self._used = 0
         self._scratch: _Arr | None = None
         self._table = np.zeros((ROWS, 3), np.int64)
-        self._stop = threading.Event()
+        self._leave = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="libstream-ingest", daemon=True)
 
     def start(self) -> None:
-        """Open the transport (raises OSError) and start receiving."""
-        self.detector.transport.open()
+        """Open the transport and start receiving. Raises OSError; nothing stays open then."""
+        try:
+            self.detector.transport.open()
+        except BaseException:
+            self._close_all()
+            raise
         self._thread.start()
 
+    def leave(self) -> None:
+        """End soon and close everything; waits for nothing, whichever thread calls it."""
+        self._leave.set()
+
     def stop(self) -> None:
-        """Close everything; open runs become incomplete."""
-        self._stop.set()
-        with self.changed:
-            self.changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(10.0)
+        """End, close the transport; open runs become incomplete."""
+        self._leave.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(END_S)
         self.detector.transport.close()
+
+    def _close_all(self) -> None:
+        with ExitStack() as stack:
+            if self.detector.controller is not None:
+                stack.callback(self.detector.controller.close)
+            if self._recorder is not None:
+                stack.callback(self._recorder.close)
+            stack.callback(self.detector.transport.close)
 
     def _new_decoder(self) -> None:
         self._decoder = self.detector.make_decoder()
         self.runs.has_end = self._decoder.has_end
 
     def _loop(self) -> None:
-        reason = "the live source was closed"
-        try:
-            while not self._stop.is_set():
+        while not self._leave.is_set():
+            try:
                 self._turn()
-        except Exception as exc:  # noqa: BLE001  whoever waits for frames has to be told
-            _log.exception("the receiving thread of %s failed", self.detector.name)
-            reason = f"the receiving thread failed: {type(exc).__name__}: {exc}"
-            with self.changed:
-                self.runs.problem(f"{reason}; close this source and connect again")
+            except Exception as exc:  # noqa: BLE001  whatever it was, the next acquisition has to work
+                _log.exception("receiving from %s failed", self.detector.name)
+                self._begin_anew(f"receiving failed ({type(exc).__name__}: {exc})")
         with self.changed:
-            self.runs.close_all(reason)
+            self.runs.close_all("the live source was closed")
+        try:
+            self._close_all()
+        except Exception:  # noqa: BLE001  nobody waits for this thread's errors
+            _log.exception("%s was not closed in order", self.detector.name)
+
+    def _begin_anew(self, why: str) -> None:
+        with self.changed:
+            self.runs.problem(f"{why}: the acquisition that was running is incomplete, the next one is received")
+            self.runs.close_all(why)
+            self.runs.drop_batch()
+            self._next_block()  # frames may lie in the part that was just received
+        self._new_decoder()
+        self._leave.wait(RETRY_S)
 
     def _turn(self) -> None:
         into = self._room()
-        if into is None:
-            return
+        if into is not None:
+            self._receive(into)
+        self.runs.look_at_the_clock()
+
+    def _receive(self, into: _Arr) -> None:
         kept = into is not self._scratch
         try:
             got = self.detector.transport.receive(into, self._table, TICK_S, self._max)
         except OSError as exc:
             with self.changed:
                 self.runs.problem(str(exc))
-            self._stop.wait(0.2)
-            got = Received(0, 0, 0)
+            self._leave.wait(RETRY_S)
+            return
         if got.messages or got.dropped:
             self._take(into, got, kept)
         if kept:
             self._used += got.used
             if got.full:
-                self._next_block()
+                with self.changed:
+                    self._next_block()
         if got.closed:
             with self.changed:
                 self.runs.close_all("the detector closed the connection before all frames had come")
             self._new_decoder()
-        if not got.messages:
-            self.runs.look_at_the_clock()
 
     def _room(self) -> _Arr | None:
         """Where to receive into: the rest of the block; None where all memory is needed and the sender has to wait."""
         if self._block is None:
             with self.changed:
                 self._block, self._used = self.ring.take(), 0
+                if self._block is None and self.runs.relieve():
+                    self._block = self.ring.take()
                 if self._block is None:
-                    if not self.blocked:
-                        self.blocked = True
-                        what = "frames are thrown away" if self._drop else "the detector has to wait"
-                        self.runs.problem(f"the memory for frames is full: {what} until some are processed")
-                    if not self._drop:
-                        self.changed.wait(TICK_S)
-                        self.runs.silent_since = time.monotonic()  # it is us who keep the detector waiting
-                        return None
-                else:
-                    self.blocked = False
-        if self._block is None:
-            if self._scratch is None:
-                self._scratch = np.empty(self.ring.block_bytes, np.uint8)
-            return self._scratch
+                    return self._full()
+                self.blocked = False
         start = self._block * self.ring.block_bytes
         return self.ring.data[start + self._used : start + self.ring.block_bytes]
 
+    def _full(self) -> _Arr | None:
+        if not self.blocked:
+            self.blocked = True
+            what = "frames are thrown away" if self._drop else "the detector has to wait"
+            self.runs.problem(f"the memory for frames is full: {what} until some are processed")
+        if self._drop:
+            if self._scratch is None:
+                self._scratch = np.empty(self.ring.block_bytes, np.uint8)
+            return self._scratch
+        self.changed.wait(TICK_S)
+        self.runs.alive_at = time.monotonic()  # it is us who keep the detector waiting
+        return None
+
     def _next_block(self) -> None:
-        with self.changed:
-            self.ring.retire()
-            self._block = None
+        self.ring.retire()
+        self._block = None
 
     def _take(self, into: _Arr, got: Received, kept: bool) -> None:
         runs, base = self.runs, 0
         if kept and self._block is not None:
             base = self._block * self.ring.block_bytes + self._used
-            if self.recorder is not None:
-                self._record(self.recorder, self._block, into, got)
+            if self._recorder is not None:
+                self._record(self._recorder, self._block, into, got)
         runs.kept = kept
-        runs.total.messages += got.messages
-        runs.total.bytes += got.used
-        runs.silent_since = time.monotonic()
-        if got.dropped:
-            with self.changed:
-                runs.total.oversized += got.dropped
+        with self.changed:
+            runs.apart.messages += got.messages
+            runs.apart.bytes += got.used
+            if got.dropped:
+                runs.apart.oversized += got.dropped
                 runs.problem(
-                    f"{got.dropped} messages were larger than {self._max} bytes and thrown away; if they were frames, connect with "
-                    "larger max_message_bytes= and ring_bytes="
+                    f"messages of more than {self._max} bytes were thrown away; if they were frames, connect with larger "
+                    "max_message_bytes= and ring_bytes="
                 )
         view = memoryview(into)
         rows = self._table[: got.rows].tolist()
@@ -184,4 +219,4 @@ class Ingest:
                 self.ring.pin(block, -1)
                 self.changed.notify_all()
 
-        recorder.put(into[: got.used], self._table[: got.rows].copy(), got.rows, got.lane, time.time_ns(), done)
+        recorder.put(into[: got.used], self._table, got.rows, got.lane, time.time_ns(), done)

@@ -13,7 +13,7 @@ merged once and have left the memory before they could be processed with new par
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 MEANING = {
     "announced": "scan positions that the run should have (without flyback and what a region of interest leaves out)",
@@ -57,6 +57,9 @@ class Counts:
     def received(self) -> int:
         """All frames that came in."""
         return self.frames + self.duplicate + self.late + self.surplus + self.foreign
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 def imbalance(account: Mapping[str, int]) -> str:

@@ -7,9 +7,9 @@ once more with other parameters while they are there.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-import sys
 import tempfile
 import weakref
 from collections import deque
@@ -24,6 +24,8 @@ _Arr = np.ndarray[Any, Any]
 MIB = 1 << 20
 MIN_BLOCKS = 4
 BLOCK_MIN, BLOCK_MAX = MIB, 256 * MIB
+MESSAGE_MAX = (1 << 31) - 1
+"""No message is larger, whatever the settings say."""
 BLOCKS = 64
 """Blocks of a ring where their size is not given."""
 
@@ -50,6 +52,8 @@ class Shared:
 class Ring:
     """Blocks of memory and what keeps each of them. Not thread-safe: its owner's lock is held by whoever calls.
 
+    epoch: how often a block was taken. keep: reasons why it must not be taken again. wanted: runs that may look at it once more.
+
     n_bytes: size of the allocation, rounded down to whole blocks; pages are taken from the system when they are first used.
     It lives as long as somebody refers to it: a result may still be computed when its source is closed.
     block_bytes: largest message; by default a 64th of it, between 1 and 256 MiB.
@@ -59,15 +63,22 @@ class Ring:
         if block_bytes is None:
             block_bytes = min(max(n_bytes // BLOCKS, BLOCK_MIN), BLOCK_MAX)
         n = n_bytes // block_bytes
+        if block_bytes > MESSAGE_MAX:
+            raise UsageError(f"messages of {block_bytes} bytes are not possible, at most {MESSAGE_MAX}")
         if n < MIN_BLOCKS:
             raise UsageError(
                 f"ring_bytes={n_bytes} holds {n} messages of up to {block_bytes} bytes, at least {MIN_BLOCKS} are needed: "
                 f"give ring_bytes={MIN_BLOCKS * block_bytes} or more"
             )
         self.n_blocks, self.block_bytes, self.n_bytes = n, block_bytes, n * block_bytes
-        fd, path, unlink = _allocate(self.n_bytes)
-        weakref.finalize(self, _give_back, fd, path if unlink else None)
-        self.data: _Arr = np.frombuffer(mmap.mmap(fd, self.n_bytes), np.uint8)
+        fd, path, is_file = _allocate(self.n_bytes)
+        try:
+            held = mmap.mmap(fd, self.n_bytes)
+        except BaseException:
+            _give_back(fd, path if is_file else None)
+            raise
+        weakref.finalize(held, _give_back, fd, path if is_file else None)
+        self.data: _Arr = np.frombuffer(held, np.uint8)
         self.shared = Shared(path, self.n_bytes)
         self.epoch: _Arr = np.zeros(n, np.int64)
         self.keep: _Arr = np.zeros(n, np.int64)
@@ -99,6 +110,10 @@ class Ring:
                 return block
         return None
 
+    def oldest(self, which: _Arr) -> int | None:
+        """The full block that was filled first among `which`, bool (n_blocks,)."""
+        return next((block for block in self._full if which[block]), None)
+
     def retire(self) -> None:
         """The block being filled is full."""
         if self._filling is not None:
@@ -110,17 +125,17 @@ class Ring:
         if self.epoch[block] == epoch:
             self.wanted[block] += by
 
-    def block_of(self, offsets: _Arr) -> _Arr:
-        """Block of each offset."""
-        return offsets // self.block_bytes
-
     def hold(self, offsets: _Arr, by: int) -> None:
         """Add `by` (1 or -1) reasons to keep the blocks of these offsets."""
         if len(offsets):
-            self.keep += by * np.bincount(offsets // self.block_bytes, minlength=self.n_blocks)
+            self.keep += by * self.count(offsets)
+
+    def count(self, offsets: _Arr) -> _Arr:
+        """How many of these offsets lie in each block, int64 (n_blocks,)."""
+        return np.bincount(offsets // self.block_bytes, minlength=self.n_blocks)
 
     def pin(self, block: int, by: int) -> None:
-        """The same for a whole block."""
+        """The same for one block, `by` reasons at once."""
         self.keep[block] += by
 
     def held(self, offsets: _Arr, epochs: _Arr) -> _Arr:
@@ -134,19 +149,28 @@ class Ring:
 
 
 def _allocate(n_bytes: int) -> tuple[int, str, bool]:
-    """(file descriptor, path for other processes, path is to be deleted at the end). Pages are taken when they are used."""
+    """(file descriptor, path for other processes, path is a file to be deleted). Pages are taken when they are used."""
     if hasattr(os, "memfd_create"):
         # nothing is left behind however this process ends
         fd = os.memfd_create("libstream-ring", getattr(os, "MFD_CLOEXEC", 0))
-        path, unlink = f"/proc/{os.getpid()}/fd/{fd}", False
+        path, is_file = f"/proc/{os.getpid()}/fd/{fd}", False
     else:
         fd, path = tempfile.mkstemp(prefix="libstream-ring-")
-        unlink = sys.platform != "win32"
-    os.ftruncate(fd, n_bytes)
-    return fd, path, unlink
+        is_file = True
+    try:
+        os.ftruncate(fd, n_bytes)
+    except OSError:
+        _give_back(fd, path if is_file else None)
+        raise
+    return fd, path, is_file
 
 
 def _give_back(fd: int, path: str | None) -> None:
+    with contextlib.suppress(OSError):
+        n_bytes = os.fstat(fd).st_size
+        os.ftruncate(fd, 0)  # idle worker processes may still map it: its pages are free all the same
+        os.ftruncate(fd, n_bytes)
     os.close(fd)
     if path is not None:
-        os.unlink(path)
+        with contextlib.suppress(OSError):  # Windows: a worker process still maps it
+            os.unlink(path)

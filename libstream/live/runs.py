@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
+from libstream.codecs import wire
 from libstream.contracts.stream import Announced, Event, FramePart, RunEnd, RunHeader
 from libstream.errors import LibstreamError, WireError
 from libstream.live.assemble import Layout, Run
@@ -27,46 +27,59 @@ DRAIN_S, DRAIN_MANY_S = 0.25, 1.0
 """How long frames may follow the end of their run (or the header of the next), from one sender and from several."""
 REMEMBERED = 64
 """Closed runs whose late frames are recognised."""
-STRANGE_MIN = 32
-"""A run fails when so many of its first frames have another shape or dtype, and none has the right one."""
+STRANGE_MIN, STRANGE_FACTOR = 32, 8
+"""A run fails when so many of its parts have another shape, dtype or codec than the first, and so many times more than are right."""
 CHANNELS_MAX = 64
+NOT_UNDERSTOOD_SHOWN = 10
+"""Messages that nobody understands are shown so often, and only counted afterwards."""
+
+
+class Begins(Protocol):
+    """Who makes runs. Called with `changed` held."""
+
+    def begin(self, header: RunHeader, layout: Layout, number: int) -> Run:
+        """The run of which frame `number` has arrived. Raises LibstreamError where it cannot be (a scan shape that does not fit)."""
+
+    def refused(self, exc: LibstreamError) -> None:
+        """A run did not begin."""
+
+    def stall_s(self, header: RunHeader) -> float:
+        """Silence in seconds after which a run is closed."""
+
+
+@dataclass
+class _Closed:
+    """What is remembered of a run, so that its late frames are known. stop: the number after that of its last frame."""
+
+    header: RunHeader
+    counts: Counts
+    stop: int
 
 
 class Runs:
     """Events to runs. Used by the receiving thread; what others see changes with `changed` held.
 
-    begin: makes a run when header and first frame are there, or raises LibstreamError (a scan shape that cannot be).
-    failed: is told of such a refusal. stall_s: silence in seconds after which a run is closed.
+    kept: False while what is received is thrown away because the memory is full.
     """
 
-    def __init__(
-        self,
-        name: str,
-        changed: threading.Condition,
-        begin: Callable[[RunHeader, Layout, int], Run],
-        failed: Callable[[RunHeader, LibstreamError], None],
-        *,
-        sectors: int,
-        n_senders: int,
-        stall_s: Callable[[RunHeader], float],
-    ) -> None:
-        self.name, self.changed, self._begin, self._failed = name, changed, begin, failed
-        self.sectors, self.many, self.n_senders, self._stall_s = sectors, n_senders > 1, n_senders, stall_s
+    def __init__(self, name: str, changed: threading.Condition, begins: Begins, *, sectors: int, n_senders: int) -> None:
+        self.name, self.changed, self._begins = name, changed, begins
+        self.sectors, self.many, self.n_senders = sectors, n_senders > 1, n_senders
         self.has_end = True
-        self.total = Counts()
         self.problems: deque[str] = deque(maxlen=50)
         self.header: RunHeader | None = None
         self.open: list[Run] = []
-        self.silent_since = time.monotonic()
+        self.alive_at = time.monotonic()
         self.kept = True
+        self.apart = Counts()
+        self._not_understood = 0
         self._batch = Batch()
         self._first: list[tuple[FramePart, int]] = []
+        self._strange = ""
         self._refused: int | str | None = None
-        self._closed: OrderedDict[int | str, Run | None] = OrderedDict()
+        self._endless: int | str | None = None  # the run of which further scans may come
+        self._closed: OrderedDict[int | str, _Closed] = OrderedDict()
         self._announced: OrderedDict[int | str, dict[int, int]] = OrderedDict()
-        self._due: dict[int, float] = {}
-        self._parts: dict[int, int] = {}
-        self._strange: dict[int, int] = {}
 
     @property
     def state(self) -> str:
@@ -75,19 +88,26 @@ class Runs:
             return self.open[-1].state
         return "armed" if self.header is not None else "waiting"
 
+    @property
+    def total(self) -> Counts:
+        """Everything that arrived since the beginning. `apart` is what belongs to no run that is remembered."""
+        return sum((c.counts for c in (*self.open, *self._closed.values())), self.apart)
+
     # -- events ------------------------------------------------------------------------------------------------------
 
     def take(self, found: Event, starts: list[int], sizes: list[int]) -> None:
         """One event of a message whose parts begin at ring offsets `starts` and have `sizes` bytes. Raises WireError."""
         if type(found) is FramePart:
-            if not 0 <= found.start <= found.stop <= sizes[found.part]:
-                raise WireError(f"frame {found.number}: bytes {found.start} to {found.stop} of a part of {sizes[found.part]}")
-            batch = self._batch
-            if found.run == batch.run_id:
-                batch.add(found, starts[found.part] + found.start)
+            _, _, part, start, stop, *_ = found
+            if not 0 <= start <= stop <= sizes[part]:
+                raise WireError(f"frame {found.number}: bytes {start} to {stop} of a part of {sizes[part]}")
+            if found.run == self._batch.run_id:
+                self._batch.add(found, starts[part] + start)
             else:
-                self._of_another_run(found, starts[found.part] + found.start)
-        elif type(found) is RunHeader:
+                self._of_another_run(found, starts[part] + start)
+            return
+        self.alive_at = time.monotonic()
+        if type(found) is RunHeader:
             self.flush()
             with self.changed:
                 self._new_header(found)
@@ -109,20 +129,17 @@ class Runs:
     def flush(self) -> None:
         """Everything taken so far goes to its place."""
         self.message_over()
-        batch = self._batch
-        if batch.run is not None and batch.numbers:
-            run, arrays = batch.run, batch.arrays()
+        if self._batch.numbers:
             with self.changed:
-                self._place(run, *arrays)
+                self._place_batch()
                 self.changed.notify_all()
 
     def not_understood(self, why: str) -> None:
         """A message that means nothing."""
         with self.changed:
-            self.total.malformed += 1
-            if self.open:
-                self.open[-1].counts.malformed += 1
-            if self.total.malformed <= 10:
+            (self.open[-1].counts if self.open else self.apart).malformed += 1
+            self._not_understood += 1
+            if self._not_understood <= NOT_UNDERSTOOD_SHOWN:
                 self.problem(f"a message was not understood: {why}")
 
     def problem(self, text: str) -> None:
@@ -134,50 +151,49 @@ class Runs:
     def _of_another_run(self, part: FramePart, at: int) -> None:
         """Not the run of the frame before: the first frame of a run, one of a run that drains, or one that belongs to none."""
         if self.header is not None and self.header.run == part.run:
-            if not (0 <= part.channel < CHANNELS_MAX and 0 <= part.sector < self.sectors):
-                raise WireError(f"frame {part.number}: sector {part.sector}, channel {part.channel} cannot be")
-            self._first.append((part, at))
+            self._begin_with(part, at)
             return
         self.flush()
         with self.changed:
-            run = next((r for r in self.open if r.header.run == part.run), None)
+            run = next((r for r in reversed(self.open) if r.header.run == part.run), None)
             if run is None:
-                self._stray(part)
+                self._stray(part, at)
                 return
             self._batch.reset(run)
         self._batch.add(part, at)
 
-    def _stray(self, part: FramePart) -> None:
-        if part.run in self._closed:
-            closed = self._closed[part.run]
-            beyond = closed is not None and part.number - closed.first >= closed.order.n_frames
-            for counts in (self.total, closed.counts if closed is not None else None):
-                if counts is not None and beyond:
-                    counts.surplus += 1
-                elif counts is not None:
-                    counts.late += 1
-            return
-        self.total.foreign += 1
-        if self.open:
-            self.open[-1].counts.foreign += 1
-        if part.run != self._refused:
-            self._refused = part.run
-            self.problem(f"frames of run {part.run!r} arrive without a header (joined too late?): they are counted, not processed")
+    def _begin_with(self, part: FramePart, at: int) -> None:
+        if not (0 <= part.channel < CHANNELS_MAX and 0 <= part.sector < self.sectors and part.number >= 0):
+            raise WireError(f"frame {part.number}: sector {part.sector}, channel {part.channel} cannot be")
+        self._first.append((part, at))
+
+    def _stray(self, part: FramePart, at: int) -> None:
+        closed = self._closed.get(part.run)
+        if closed is None:
+            (self.open[-1].counts if self.open else self.apart).foreign += 1
+            if part.run != self._refused:
+                self._refused = part.run
+                self.problem(f"frames of run {part.run!r} arrive without a header (joined too late?): they are counted, not processed")
+        elif part.number < closed.stop:
+            closed.counts.late += 1
+        elif part.run != self._endless:
+            closed.counts.surplus += 1
+        else:
+            self.header = closed.header
+            self._begin_with(part, at)
 
     def _new_header(self, header: RunHeader) -> None:
-        same = [r for r in self.open if r.header.run == header.run]
-        if same and self.many:
-            return
+        if self.many and header.run in [h.run for h in (self.header, *(r.header for r in self.open)) if h is not None]:
+            return  # each sender says it
         for run in list(self.open):
             if self.many:
-                if run.state == "running":
-                    run.state, self._due[id(run)] = "draining", time.monotonic() + DRAIN_MANY_S
+                self._drain(run, DRAIN_MANY_S)
             else:
-                self.close(run, _fitting(run), "the next acquisition began before all frames had come")
+                self.close(run, "the next acquisition began before all frames had come")
         if self.header is not None:
             self.problem(f"run {self.header.run!r} was announced and sent no frame before the next one began")
-        self.header, self._refused, self.silent_since = header, None, time.monotonic()
-        self._closed.pop(header.run, None)
+        self.header, self._refused, self._endless = header, None, None
+        self._forget(header.run)
         self._batch.reset(None)
         self.changed.notify_all()
 
@@ -186,23 +202,24 @@ class Runs:
             self.problem(f"run {end.run!r} ended without a frame" + (f": {end.reason}" if end.reason else ""))
             self.header = None
             self.changed.notify_all()
-            return
-        for run in self.open:
-            if run.header.run == end.run:
-                run.reason = end.reason
-                if run.n_settled == run.n:
-                    self.close(run, "done", end.reason)
-                else:
-                    self._drain(run, DRAIN_MANY_S if self.many else DRAIN_S)
-                return
+        if self._endless == end.run:
+            self._endless = None
+        for run in [r for r in self.open if r.header.run == end.run]:
+            run.reason = end.reason
+            if run.settled:
+                self.close(run, end.reason)
+            else:
+                self._drain(run, DRAIN_MANY_S if self.many else DRAIN_S)
 
     def _announcement(self, found: Announced) -> None:
-        if len(self._announced) >= REMEMBERED and found.run not in self._announced:
-            self._announced.popitem(last=False)
+        runs = [r for r in self.open if r.header.run == found.run]
+        if found.run in self._closed and not runs and (self.header is None or self.header.run != found.run):
+            return
         self._announced.setdefault(found.run, {})[found.sender] = found.n_parts
-        for run in list(self.open):
-            if run.header.run == found.run:
-                self._look_for_end(run)
+        if len(self._announced) > REMEMBERED:
+            self._announced.popitem(last=False)
+        for run in runs:
+            self._look_for_end(run)
 
     # -- frames to runs ----------------------------------------------------------------------------------------------
 
@@ -212,120 +229,162 @@ class Runs:
         if header is None:
             return
         try:
-            run = self._begin(header, _layout(header, first, self.sectors), 0)
-        except LibstreamError as exc:
-            self.problem(str(exc))
+            layout = _layout(header, [part for part, _ in first], self.sectors)
+            self._opened(self._begins.begin(header, layout, first[0][0].number))
+        except Exception as exc:  # noqa: BLE001  a hook of the user, tables larger than the memory: the next run is another one
             self._refused = header.run
-            self._failed(header, exc)
-            self.total.foreign += len(first)
+            self.apart.foreign += len(first)
+            if not isinstance(exc, LibstreamError):
+                exc = LibstreamError(f"run {header.run!r} could not begin: {type(exc).__name__}: {exc}")
+            self.problem(str(exc))
+            self._begins.refused(exc)
             self.changed.notify_all()
             return
-        self._opened(run)
+        if header.n_frames is None:
+            self._endless = header.run
         for part, at in first:
             self._batch.add(part, at)
-        self._place(run, *self._batch.arrays())
+        self._place_batch()
 
     def _opened(self, run: Run) -> None:
         self.open.append(run)
-        self.silent_since = time.monotonic()
-        self._parts[id(run)] = self._strange[id(run)] = 0
         self._batch.reset(run)
         self.changed.notify_all()
 
-    def _place(self, run: Run, numbers: _Arr, pieces: _Arr, offsets: _Arr, sizes: _Arr, codecs: _Arr, good: _Arr | None) -> None:
-        if run.closed:
-            for counts in (self.total, run.counts):
-                counts.late += len(numbers)
+    def _place_batch(self) -> None:
+        self.alive_at = time.monotonic()
+        run, strange, columns = self._batch.run, self._batch.strange, self._batch.columns()
+        self._batch.reset(run)
+        if strange is not None:
+            self._strange = f"{strange.shape} {strange.dtype} in the codec {strange.codec[:40]!r}"
+        if run is None:
             return
-        columns = (numbers, pieces, offsets, sizes, codecs)
         if run.header.n_frames is None:
-            beyond = numbers - run.first >= run.order.n_frames
-            if beyond.any():
-                now = ~beyond
-                run.place(*(c[now] for c in columns), None if good is None else good[now], not self.kept)
-                self._wrap(run, *(c[beyond] for c in columns), None if good is None else good[beyond])
-                return
-        run.place(*columns, good, not self.kept)
-        self._parts[id(run)] += len(numbers)
-        if good is not None and not good.any():
-            self._strange[id(run)] += len(numbers)
-            if self._strange[id(run)] >= STRANGE_MIN and not run.n_ready:
-                self.close(run, "failed", "its frames have another shape or dtype than the first one")
+            self._place_endless(run, columns)
+        else:
+            self._place(run, columns)
+
+    def _place(self, run: Run, columns: tuple[Any, ...]) -> None:
+        run.place(*columns, not self.kept)
+        run.n_parts += len(columns[0])
+        good = columns[-1]
+        if good is not None:
+            run.n_strange += int(len(good) - np.count_nonzero(good))
+            if run.n_strange >= STRANGE_MIN and run.n_strange > STRANGE_FACTOR * run.n_ready:
+                self._close_as_strange(run)
                 return
         self._look_for_end(run)
 
-    def _wrap(self, run: Run, numbers: _Arr, *rest: Any) -> None:
-        """An endless acquisition: after the last position of the scan, the next scan begins."""
-        self.close(run, _fitting(run), "the next scan of an endless acquisition began before all frames had come")
+    def _close_as_strange(self, run: Run) -> None:
+        began = f"{run.layout.shapes[0]} {run.layout.dtypes[0]} in {', '.join(map(repr, run.codecs))}"
+        self.close(run, f"{run.n_strange} frames came as {self._strange}, while the run began with {began}", failed=True)
+        self.problem(f"run {run.header.run!r} failed: {run.reason}")
+
+    def _place_endless(self, run: Run, columns: tuple[Any, ...]) -> None:
+        """After the last position of the scan comes the first of the next one; frames of the one before may follow for a while."""
         n = run.order.n_frames
-        following = self._begin(run.header, run.layout, run.first + n * ((int(numbers.min()) - run.first) // n))
-        following.codecs = list(run.codecs)
-        self._opened(following)
-        self._place(following, numbers, *rest)
+        scans = columns[0] // n
+        for scan in np.unique(scans).tolist():
+            these = scans == scan
+            mine = tuple(None if c is None else c[these] for c in columns)
+            home = next((r for r in self.open if r.header.run == run.header.run and r.first == scan * n), None)
+            if home is None and scan * n > run.first:
+                self._drain(run, DRAIN_MANY_S if self.many else DRAIN_S)
+                before, run = run, self._begins.begin(run.header, run.layout, scan * n)
+                run.continues(before)
+                self._opened(run)
+                home = run
+            if home is None:
+                closed = self._closed.get(run.header.run)
+                (run if closed is None else closed).counts.late += len(mine[0])
+            else:
+                self._place(home, mine)
 
     def _look_for_end(self, run: Run) -> None:
         announced = self._announced.get(run.header.run, {})
-        all_came = len(announced) >= self.n_senders and self._parts[id(run)] >= sum(announced.values())
-        if run.n_settled == run.n:
-            if not self.has_end or all_came or run.state == "draining":
-                self.close(run, "done", run.reason)
-            else:
-                self._due.setdefault(id(run), time.monotonic() + END_S)
-        elif announced and all_came:
+        all_parts = len(announced) >= self.n_senders and run.n_parts >= sum(announced.values())
+        if run.settled and (all_parts or (run.all_came and (not self.has_end or run.header.n_frames is None or run.state == "draining"))):
+            self.close(run, run.reason)
+        elif run.settled:
+            run.due = min(run.due, time.monotonic() + END_S)
+        elif all_parts:
             self._drain(run, DRAIN_S)
 
     def _drain(self, run: Run, seconds: float) -> None:
         if run.state == "running":
-            run.state, self._due[id(run)] = "draining", time.monotonic() + seconds
+            run.state, run.due = "draining", time.monotonic() + seconds
 
-    def close(self, run: Run, state: str, reason: str = "") -> None:
-        """Close a run; its user is told by `changed`."""
-        run.close(state, "" if state == "done" else reason)
+    def close(self, run: Run, reason: str, *, failed: bool = False) -> None:
+        """Close a run: done where all frames came, else incomplete, or failed. Its user is told by `changed`."""
+        run.close("failed" if failed else "done" if run.settled else "incomplete", reason)
         self.open = [r for r in self.open if r is not run]
-        for held in (self._due, self._parts, self._strange):
-            held.pop(id(run), None)
-        for key in self._closed:
-            self._closed[key] = None  # known by name: its tables are not kept for late frames
-        self._closed[run.header.run] = run
+        self._announced.pop(run.header.run, None)
+        self._forget(run.header.run)
+        self._closed[run.header.run] = _Closed(run.header, run.counts, run.first + run.order.n_frames)
         while len(self._closed) > REMEMBERED:
-            self._closed.popitem(last=False)
+            self._forget(next(iter(self._closed)))
         if self._batch.run is run:
             self._batch.reset(None)
         self.changed.notify_all()
 
+    def _forget(self, name: int | str) -> None:
+        closed = self._closed.pop(name, None)
+        if closed is not None:
+            self.apart += closed.counts
+
     def close_all(self, reason: str) -> None:
         """No run goes on."""
         for run in list(self.open):
-            self.close(run, _fitting(run), reason)
-        self.header = None
+            self.close(run, reason)
+        self.header = self._endless = None
+        self._first.clear()
         self.changed.notify_all()
+
+    def drop_batch(self) -> None:
+        """Forget what was not placed yet."""
+        self._batch.reset(None)
+        self._first.clear()
+
+    def relieve(self) -> bool:
+        """The memory is full: give up frames that wait for a sector or channel, where nothing else keeps their block. The oldest
+        block that this makes free is enough."""
+        runs = [run for run in self.open if run.n_open]
+        if not runs:
+            return False
+        ring, parts = runs[0].ring, sum(run.open_parts() for run in runs)
+        block = ring.oldest((ring.keep > 0) & (ring.keep == parts))
+        if block is None:
+            return False
+        for run in runs:
+            run.lose_open(block)
+        self.problem("the memory for frames is full: frames that still wait for one of their sectors or channels are given up")
+        return True
 
     # -- time --------------------------------------------------------------------------------------------------------
 
     def look_at_the_clock(self) -> None:
-        """Called when the wire is silent: runs that are over, or stalled, are closed."""
+        """Close runs that are over, or stalled. Called many times a second."""
         if not self.open:
             return
         now = time.monotonic()
         with self.changed:
             for run in list(self.open):
-                silent = now - self.silent_since
-                if now >= self._due.get(id(run), math.inf):
-                    self.close(run, _fitting(run), run.reason or "the detector ended the run before all frames had come")
-                elif silent > self._stall_s(run.header):
-                    self.close(run, _fitting(run), f"no message for {silent:.3g} s: the detector, or the connection to it, stopped")
+                silent = now - self.alive_at
+                if now >= run.due:
+                    self.close(run, run.reason or "the detector ended the run before all frames had come")
+                elif silent > self._begins.stall_s(run.header):
+                    self.close(run, f"no frame for {silent:.3g} s: the detector, or the connection to it, stopped")
 
 
-def _fitting(run: Run) -> str:
-    return "done" if run.n_settled == run.n else "incomplete"
-
-
-def _layout(header: RunHeader, first: list[tuple[FramePart, int]], sectors: int) -> Layout:
-    n = max(len(header.channels), 1 + max(part.channel for part, _ in first))
+def _layout(header: RunHeader, first: list[FramePart], sectors: int) -> Layout:
+    """Pieces of frames, by the parts of the first message. Raises CodecError where they cannot be decoded."""
+    for part in first:
+        wire.check(part.codec, part.shape, part.dtype)
+    n = max(len(header.channels), 1 + max(part.channel for part in first))
     if len(header.channels) == n:
         names = tuple(header.channels)
     else:
         names = ("frames",) if n == 1 else tuple(f"channel_{i + 1}" for i in range(n))
-    by_channel = {part.channel: part for part, _ in reversed(first)}
-    parts = [by_channel.get(c, first[0][0]) for c in range(n)]
+    by_channel = {part.channel: part for part in reversed(first)}
+    parts = [by_channel.get(c, first[0]) for c in range(n)]
     return Layout(names, sectors, tuple(tuple(p.shape) for p in parts), tuple(p.dtype for p in parts))  # type: ignore[misc]

@@ -4,99 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-
-from libstream.contracts.source import FrameSource, Partition
-from libstream.contracts.stream import Detector, RunHeader
-from libstream.errors import LibstreamError, NotArmed, ShapeError, UsageError
-from libstream.live.assemble import Layout, Run
-from libstream.live.handout import HandOut
-from libstream.live.ingest import Ingest, Recorder
-from libstream.live.ledger import Counts
-from libstream.live.reader import opener_of
+from libstream.contracts.stream import Detector
+from libstream.errors import LibstreamError, NotArmed, UsageError
+from libstream.live.acquisition import Acquisition, Arrivals, Describe, ShapeHook
+from libstream.live.ingest import Ingest
 from libstream.live.ring import MIB, Ring
 from libstream.live.runs import Runs
-from libstream.model.order import ScanOrder
-from libstream.model.shape import DataShape
-from libstream.model.source import Axis, SourceId, SourceMeta, default_axes
+from libstream.model.source import SourceMeta
 
-PUBLISH_S = 0.05
-"""Time between two publications of a live run."""
-STALL_MIN_S, STALL_FRAMES = 5.0, 20
+__all__ = ["POLICIES", "Acquisition", "LiveSource"]
+
 POLICIES = ("block", "drop")
-ShapeHook = Callable[[int, RunHeader], Any]
-Describe = Callable[[SourceMeta], SourceMeta]
-
-
-class Acquisition(FrameSource):
-    """One run of a detector, while it happens and afterwards; used like a file.
-
-    Its frames are kept in memory until they are processed, and as long as there is room after that: running other UDFs, or changing
-    parameters, applies to all that are still there.
-    """
-
-    tick_s = PUBLISH_S
-    keeps_going = True
-
-    def __init__(self, run: Run, meta: SourceMeta, metas: Mapping[str, SourceMeta]) -> None:
-        super().__init__(meta, opener_of(run))
-        self._run, self._metas = run, dict(metas)
-
-    def partitions(self, planned: Iterable[Partition]) -> Iterator[Partition]:
-        """Partitions as frames arrive; ends when the run is closed and everything was handed out."""
-        frame_bytes = sum(m.shape.frame_size * m.dtype.itemsize for m in self._metas.values())
-        return HandOut(self._run, planned, frame_bytes)
-
-    def channel_meta(self, name: str) -> SourceMeta:
-        """See `FrameSource`."""
-        return self._metas.get(name, self.meta)
-
-    @property
-    def run(self) -> int | str:
-        """The detector's number of this run."""
-        return self._run.header.run
-
-    @property
-    def state(self) -> str:
-        """running, draining, done, incomplete or failed."""
-        return self._run.state
-
-    @property
-    def reason(self) -> str:
-        """Why it ended as it did, in words; "" for a regular end."""
-        return self._run.reason
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What its user should know."""
-        return (*self.meta.notes, *self._run.notes[len(self.meta.notes) :])
-
-    @property
-    def n_arrived(self) -> int:
-        """Positions whose frame has arrived so far."""
-        return self._run.n_ready
-
-    @property
-    def counts(self) -> Counts:
-        """What was received, by kind."""
-        return replace(self._run.counts)
-
-    def wait(self, timeout_s: float | None = None) -> str:
-        """Wait until the run is closed; returns its state (still "running" after `timeout_s` seconds)."""
-        with self._run.changed:
-            self._run.changed.wait_for(lambda: self._run.closed, timeout_s)
-            return self._run.state
-
-    def give_up(self) -> None:
-        """Frames that nobody processes need not be kept; called when its user goes on to the next acquisition."""
-        with self._run.changed:
-            self._run.give_up()
-            self._run.changed.notify_all()
 
 
 class LiveSource:
@@ -123,30 +46,25 @@ class LiveSource:
     ) -> None:
         if policy not in POLICIES:
             raise UsageError(f"policy is one of {', '.join(POLICIES)}, got {policy!r}")
-        if stall_timeout_s is not None and not stall_timeout_s > 0:
-            raise UsageError(f"stall_timeout_s is a time in seconds, got {stall_timeout_s!r}")
-        if scan is not None:
-            ScanOrder.of(scan, **order)
+        if max_message_bytes is not None and max_message_bytes < 1:
+            raise UsageError(f"max_message_bytes is 1 or more, got {max_message_bytes}")
         self.uri, self.detector, self.policy = uri, detector, policy
-        self._scan, self._order, self._hook, self._describe, self._stall = scan, dict(order), shape_hook, describe, stall_timeout_s
-        block = None if max_message_bytes is None else max(MIB, max_message_bytes)
-        self._ring = Ring(ring_bytes, block)
         self._changed = threading.Condition()
-        self._queue: deque[Acquisition | LibstreamError] = deque()
-        self._current: Acquisition | None = None
-        self._recorder: Recorder | None = recorder
-        self._runs = Runs(
-            detector.name, self._changed, self._begin, self._refused,
-            sectors=detector.sectors, n_senders=detector.n_senders, stall_s=self._stall_of,
+        self._ring = Ring(ring_bytes, None if max_message_bytes is None else max(MIB, max_message_bytes))
+        self._arrivals = Arrivals(
+            uri, detector.name, self._ring, self._changed, scan=scan, order=order, shape_hook=shape_hook, describe=describe,
+            stall_timeout_s=stall_timeout_s,
         )  # fmt: skip
+        self._runs = Runs(detector.name, self._changed, self._arrivals, sectors=detector.sectors, n_senders=detector.n_senders)
         self._ingest = Ingest(
             detector, self._ring, self._runs, drop=policy == "drop",
             max_message_bytes=min(self._ring.block_bytes, max_message_bytes or self._ring.block_bytes), recorder=recorder,
         )  # fmt: skip
+        self._current: Acquisition | None = None
+        self._recorder = recorder
         self._closed = False
-        self.n_acquisitions = 0
-        self._t = time.monotonic()
         self._ingest.start()
+        weakref.finalize(self, self._ingest.leave)  # nobody refers to this source any more, and nobody has closed it
 
     # -- acquisitions ------------------------------------------------------------------------------------------------
 
@@ -160,36 +78,38 @@ class LiveSource:
     def wait(self, timeout_s: float | None = None) -> Acquisition | None:
         """The next acquisition, once its first frame has arrived; None after `timeout_s` seconds.
 
-        The one before is given up: frames of it that nobody processes make room. Raises ShapeError where its scan shape cannot be
-        (frames of such a run are counted and not processed), LibstreamError when this source is closed.
+        The one before is given up: frames of it that nobody processes make room. Raises ShapeError where the scan shape of the next
+        one cannot be, CodecError where its frames cannot be decoded (they are counted and not processed; wait again for the one after
+        it), LibstreamError when this source is closed.
         """
         with self._changed:
             if self._current is not None:
-                self._current._run.give_up()
+                self._current.give_up()
                 self._current = None
-                self._changed.notify_all()
             end = None if timeout_s is None else time.monotonic() + timeout_s
-            while not self._queue:
+            queue = self._arrivals.queue
+            while not queue:
                 if self._closed:
                     raise LibstreamError(f"{self.uri} is closed")
                 left = 0.5 if end is None else min(0.5, end - time.monotonic())
                 if left <= 0:
                     return None
                 self._changed.wait(left)
-            found = self._queue.popleft()
+            found = queue.popleft()
             if isinstance(found, LibstreamError):
                 raise found
-            self._current = found
+            found._source, self._current = self, found
             return found
 
     def __iter__(self) -> Iterator[Acquisition]:
+        """Acquisitions until this source is closed. One that could not begin is passed over: `problems` says why."""
         while True:
             try:
                 found = self.wait()
             except LibstreamError:
                 if self._closed:
                     return
-                raise
+                continue
             if found is not None:
                 yield found
 
@@ -223,6 +143,11 @@ class LiveSource:
         return "closed" if self._closed else self._runs.state
 
     @property
+    def n_acquisitions(self) -> int:
+        """Acquisitions that have begun so far."""
+        return self._arrivals.n_acquisitions
+
+    @property
     def address(self) -> str:
         """The address in use, with the real port where 0 was given."""
         return self.detector.transport.address
@@ -241,13 +166,17 @@ class LiveSource:
                 "state": self.state,
                 "address": self.address,
                 "acquisitions": self.n_acquisitions,
-                "waiting": len(self._queue),
+                "waiting": len(self._arrivals.queue),
                 "run": None if running is None else running.header.run,
                 "arrived": 0 if running is None else running.n_ready,
                 "announced": 0 if running is None else running.n,
                 "messages": total.messages,
                 "bytes": total.bytes,
+                "frames": total.frames,
+                "duplicate": total.duplicate,
+                "dropped": total.dropped,
                 "late": total.late,
+                "surplus": total.surplus,
                 "foreign": total.foreign,
                 "malformed": total.malformed,
                 "oversized": total.oversized,
@@ -264,13 +193,14 @@ class LiveSource:
             if self._closed:
                 return
             self._closed = True
-        self._ingest.stop()
-        if self._recorder is not None:
-            self._recorder.close()  # type: ignore[attr-defined]
-        if self.detector.controller is not None:
-            self.detector.controller.close()
-        with self._changed:
+            self._current = None
             self._changed.notify_all()
+        with ExitStack() as stack:  # each is closed, whatever the others raise
+            if self.detector.controller is not None:
+                stack.callback(self.detector.controller.close)
+            if self._recorder is not None:
+                stack.callback(self._recorder.close)
+            stack.callback(self._ingest.stop)
 
     def __enter__(self) -> LiveSource:
         return self
@@ -280,81 +210,3 @@ class LiveSource:
 
     def __repr__(self) -> str:
         return f"<live {self.uri}: {self.state}, {self.n_acquisitions} acquisitions>"
-
-    # -- called by the receiving thread, with `changed` held ------------------------------------------------------------
-
-    def _begin(self, header: RunHeader, layout: Layout, first: int) -> Run:
-        order = self._order_of(header)
-        run = Run(header, order, layout, self._ring, self._changed, first)
-        metas = self._metas(header, order, layout, first)
-        acquisition = Acquisition(run, metas[layout.channels[0]], metas)
-        self.n_acquisitions += 1
-        self._queue.append(acquisition)
-        return run
-
-    def _refused(self, header: RunHeader, exc: LibstreamError) -> None:
-        self._queue.append(exc)
-
-    def _stall_of(self, header: RunHeader) -> float:
-        if self._stall is not None:
-            return self._stall
-        return max(STALL_MIN_S, STALL_FRAMES * (header.frame_time_s or 0.0))
-
-    def _order_of(self, header: RunHeader) -> ScanOrder:
-        n = header.n_frames
-        scan, said = self._scan, "scan="
-        if scan is None and header.scan is not None:
-            scan, said = tuple(header.scan), "the stream"
-        if scan is None and self._hook is not None and n is not None:
-            scan, said = _shape(self._hook(n, header)), "the shape hook"
-        if scan is None:
-            if n is None:
-                raise ShapeError(
-                    f"run {header.run!r}: the detector announces no number of frames; say the shape of the scan: connect with scan=(y, x)"
-                )
-            scan, said = (n,), "the announced number of frames"
-            if self._order.get("positions") is None and not self._order.get("flyback") and self._order.get("frames_per_position", 1) == 1:
-                return ScanOrder.of(scan)
-        order = ScanOrder.of(scan, **self._order)
-        if n is not None and order.n_frames != n:
-            raise ShapeError(
-                f"run {header.run!r}: the detector announces {n} frames, but the scan {scan} from {said} "
-                f"({_order_words(self._order)}) takes {order.n_frames}. Nothing was processed. Give the scan=, flyback= and "
-                "frames_per_position= that multiply to the announced number"
-            )
-        return order
-
-    def _metas(self, header: RunHeader, order: ScanOrder, layout: Layout, first: int) -> dict[str, SourceMeta]:
-        out = {}
-        for c, name in enumerate(layout.channels):
-            shape = DataShape(order.nav, layout.frame_shape(c))
-            dtype = np.dtype(layout.dtypes[c])
-            uri = f"{self.uri}#run={header.run}" + (f"&from={first}" if first else "")
-            n_bytes = shape.n_positions * shape.frame_size * dtype.itemsize
-            vendor = dict(header.meta)
-            meta = SourceMeta(
-                SourceId(uri, self.detector.name, n_bytes), shape, dtype, axes=_axes(shape, order, header), channels=layout.channels,
-                vendor=vendor, notes=header.notes,
-            )  # fmt: skip
-            out[name] = self._describe(meta)
-        return out
-
-
-def _axes(shape: DataShape, order: ScanOrder, header: RunHeader) -> tuple[Axis, ...]:
-    axes = list(default_axes(shape))
-    if order.frames_per_position > 1:
-        base = default_axes(DataShape(order.nav[:-1], shape.sig))
-        axes = [*base[: len(order.nav) - 1], Axis("repeat", order.nav[-1]), *base[len(order.nav) - 1 :]]
-    return tuple(replace(a, step=float(header.axes[a.name][0]), unit=header.axes[a.name][1]) if a.name in header.axes else a for a in axes)
-
-
-def _order_words(order: Mapping[str, Any]) -> str:
-    words = [f"{k}={v}" for k, v in order.items() if k != "positions" and v not in (0, 1, None)]
-    return ", ".join([*words, *(["positions="] if order.get("positions") is not None else [])])
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    try:
-        return tuple(int(n) for n in value)
-    except TypeError:
-        return (int(value),)
