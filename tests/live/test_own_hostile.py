@@ -185,6 +185,7 @@ def test_the_parts_of_messages() -> None:
         (b"\xbb\xff\xff\xff\xff\xff\xff\xff\xff", "ends too early"),
         (b"\x9b\x00\x00\x00\x00\x80\x00\x00\x00", "ends too early"),
         (b"\xa1\x7b\x7f\xff\xff\xff\xff\xff\xff\xff", "ends too early"),
+        (b"\xa1\x61a\x64abc", "ends too early"),
         (b"\xa1\x61a" + b"\x81" * 60_000, "more than 8 deep"),
         (b"\x81" * 60_000, "more than 8 deep"),
         (b"\xbf" * 60_000, "keys of a header|more than 8 deep"),

@@ -61,6 +61,17 @@ def test_frames_come_back(case: tuple[str, list[_Arr]], seed: int, data: st.Data
     assert parts == [f[a:b].tobytes() for f in frames]
 
 
+@pytest.mark.parametrize("codec", ["bslz4/16", "bslz4/8>", "bslz4/4"])
+def test_rows_that_begin_inside_of_an_element(codec: str) -> None:
+    frame = np.arange(192, dtype="u2").reshape(64, 3)
+    blob = wire.encode(codec, frame)
+    for a in range(0, 65, 5):
+        for b in range(a, 65, 3):
+            valid, parts = decoded(codec, frame, [blob, blob], (a, b))
+            assert valid.all()
+            assert parts == [frame[a:b].tobytes()] * 2
+
+
 @given(cases(), st.integers(0, 99), st.data())
 def test_a_damaged_payload_does_not_touch_its_neighbours(case: tuple[str, list[_Arr]], seed: int, data: st.DataObject) -> None:
     codec, frames = case
@@ -101,6 +112,9 @@ def test_lz4_is_what_lz4_reads(seed: int, ny: int, nx: int) -> None:
     frame = pixels(np.random.default_rng(seed), ny * nx, np.dtype("u2")).reshape(ny, nx)
     assert lz4.decompress(wire.encode("lz4", frame), uncompressed_size=frame.nbytes) == frame.tobytes()
     assert lz4.decompress(wire.encode("lz4>", frame), uncompressed_size=frame.nbytes) == frame.byteswap().tobytes()
+    # repeated as far away as a match can point, and one byte further
+    far = np.frombuffer(np.random.default_rng(seed).bytes(65534 + ny % 4) * 2, "u1").reshape(2, -1)
+    assert lz4.decompress(wire.encode("lz4", far), uncompressed_size=far.nbytes) == far.tobytes()
     valid, parts = decoded("lz4", frame, [lz4.compress(frame.tobytes(), store_size=False)])
     assert valid.all()
     assert parts == [frame.tobytes()]
