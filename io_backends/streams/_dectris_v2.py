@@ -198,9 +198,10 @@ def _learn(
             holes.append((places[key] + 1, key))
     holes += [(p.blob.head, "blob") for p in found]
     holes.sort()
-    pattern, before, names, where = b"", [], [], {}
-    pos = 0
-    n_literal = 0
+    before: list[Any] = []
+    names: list[str] = []
+    where: dict[str, tuple[int, int]] = {}
+    pattern, pos, n_literal = b"", 0, 0
     for at, what in holes:
         pattern += re.escape(bytes(walk.buf[pos:at])) + (_HEAD if what == "blob" else _UINT)
         n_literal += at - pos
@@ -302,7 +303,7 @@ def _run_header(values: Mapping[str, Any], buf: Any) -> RunHeader:
         meta["user_data"] = m.plain(flat["user_data"])
     n_frames, told = m.announced(m.whole(flat.get("number_of_images")))
     translation = flat.get("detector_translation")
-    far = translation[2] if type(translation) is list and len(translation) == 3 else None
+    far: Any = translation[2] if type(translation) is list and len(translation) == 3 else None
     far = abs(far) if type(far) in (int, float) else None
     axes, assumed = m.axes_of(flat.get("pixel_size_y"), flat.get("pixel_size_x"), far)
     scan, scan_notes = m.scan_of(flat.get("user_data"), n_frames)

@@ -14,6 +14,8 @@ from libstream.io_backends.streams._dectris_v2 import TAG_OF
 
 _Arr = np.ndarray[Any, Any]
 _MAGIC = b"\xd9\xd9\xf7"
+COMPRESSIONS = ("bslz4", "lz4", "none")
+"""How pixels may be compressed."""
 _CLOCK_HZ = 50_000_000
 
 
@@ -33,7 +35,7 @@ class V2Settings:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.compression not in ("bslz4", "lz4", "none"):
+        if self.compression not in COMPRESSIONS:
             raise UsageError(f"stream V2 is compressed with bslz4, lz4 or none, got {self.compression!r}")
         if self.detail not in ("none", "basic", "all"):
             raise UsageError(f"detail is none, basic or all, got {self.detail!r}")
@@ -44,7 +46,8 @@ class V2Encoder:
 
     def __init__(self, settings: V2Settings | None = None) -> None:
         self.settings = settings or V2Settings()
-        self._run, self._period, self._names = 0, _CLOCK_HZ // 1000, {}
+        self._run, self._period = 0, _CLOCK_HZ // 1000
+        self._names: dict[str, str] = {}
 
     def begin(self, meta: SourceMeta, run: int) -> Iterable[Outgoing]:
         """See `Encoder`. Raises UsageError for frames that the protocol cannot carry."""

@@ -1,22 +1,20 @@
-"""A small simulated detector control unit: the REST interface of a DECTRIS detector in front of an encoder.
+"""A small simulated detector control unit: its state, and the REST interface of a DECTRIS detector. See `_simplon_send`.
 
-With it, `replay` and tests are a detector that others arm, trigger and abort: libstream's own controller, LiberTEM-live, a browser.
-`begin` of the encoder waits for `arm`; frames wait for triggers where the trigger mode is ints or inte; after disarm, cancel or abort
-the series ends early. Times and voltages are not simulated; parameters that nobody asks for are missing.
+Times and voltages are not simulated; parameters that nobody asks for are missing.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
 
 import numpy as np
 
-from libstream.ext import Encoder, Outgoing, Parts, Received, SourceMeta, Transport
+from libstream.ext import SourceMeta
 from libstream.io_backends.streams import _dectris_meta as m
 
 _Arr = np.ndarray[Any, Any]
@@ -105,26 +103,27 @@ class SimulatedDcu:
         self.changed.notify_all()
         return {"sequence id": self.series}
 
-    def wait_armed(self) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        """Wait until somebody arms: number of the series, configuration of the detector and of the stream. OSError once closed."""
+    def wait_armed(self, timeout_s: float) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """Wait until somebody arms: number of the series, configuration of the detector and of the stream; None after `timeout_s`."""
         with self.changed:
-            self.changed.wait_for(lambda: self.armed or self.closed)
-            if self.closed:
-                raise OSError("the simulated detector was closed while it waited to be armed")
+            if not self.changed.wait_for(lambda: self.armed or self.closed, timeout_s) or self.closed:
+                return None
             self.armed, self.sending = False, True
             return self.series, dict(self.config["detector"]), dict(self.config["stream"])
 
-    def wait_trigger(self, n: int) -> bool:
-        """Wait for the n-th trigger (from 1) of the series; False where the series was ended."""
+    def wait_trigger(self, n: int, timeout_s: float) -> bool | None:
+        """Wait for the n-th trigger (from 1) of the series; False where the series was ended, None after `timeout_s`."""
         with self.changed:
-            self.changed.wait_for(lambda: self.triggers >= n or not self.live or self.closed)
+            if not self.changed.wait_for(lambda: self.triggers >= n or not self.live or self.closed, timeout_s):
+                return None
             return self.live and not self.closed
 
     def over(self) -> None:
-        """The end of the series is out."""
+        """The end of the series is out. Nothing where the next one is armed already."""
         with self.changed:
-            self.sending = self.live = False
-            self.changed.notify_all()
+            if self.sending:
+                self.sending = self.live = False
+                self.changed.notify_all()
 
     def close(self) -> None:
         """Wake up everybody who waits."""
@@ -167,7 +166,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "list" if isinstance(value, list) else "object")
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """GET and PUT of /<module>/api/<version>/<task>/<name>."""
 
     timeout = 2
@@ -238,105 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are no news."""
 
 
-class _Server(ThreadingTCPServer):
+class Server(ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news either."""
-
-
-class DcuTransport(Transport):
-    """The stream's transport, which also serves the REST interface while it is open.
-
-    api_address: (host, port) in use after `open`.
-    """
-
-    def __init__(self, stream: Transport, dcu: SimulatedDcu, host: str, port: int) -> None:
-        self._stream, self._dcu, self.api_address = stream, dcu, (host, port)
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
-
-    @property
-    def address(self) -> str:
-        """See `Transport`."""
-        return self._stream.address
-
-    def open(self) -> None:
-        """See `Transport`."""
-        handler = type("Handler", (_Handler,), {"dcu": self._dcu})
-        host, port = self.api_address
-        try:
-            self._server = _Server((host, port), handler)
-        except OSError as exc:
-            raise OSError(
-                f"cannot serve the REST interface at {host}:{port}: {exc}. Choose another port with ?api=, 0 for a free one"
-            ) from exc
-        self.api_address = self._server.server_address[:2]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="libstream-dcu", daemon=True)
-        self._thread.start()
-        try:
-            self._stream.open()
-        except BaseException:
-            self.close()
-            raise
-
-    def receive(self, into: _Arr, table: _Arr, timeout_s: float, max_bytes: int) -> Received:
-        """See `Transport`."""
-        return self._stream.receive(into, table, timeout_s, max_bytes)
-
-    def send(self, parts: Parts, timeout_s: float, lane: int = 0) -> bool:
-        """See `Transport`."""
-        return self._stream.send(parts, timeout_s, lane)
-
-    def close(self) -> None:
-        """See `Transport`."""
-        self._dcu.close()
-        server, self._server = self._server, None
-        if server is not None and self._thread is not None:
-            server.shutdown()
-            server.server_close()
-            self._thread.join()
-        self._stream.close()
-
-
-class DcuEncoder(Encoder):
-    """An encoder that does what the REST interface was told.
-
-    make: an encoder from the configuration of the detector and of the stream, as it was when the series was armed.
-    """
-
-    def __init__(self, dcu: SimulatedDcu, make: Callable[[Mapping[str, Any], Mapping[str, Any]], Encoder]) -> None:
-        self._dcu, self._make = dcu, make
-        self._encoder: Encoder | None = None
-        self._each, self._n, self._waits = 1, 0, False
-
-    def begin(self, meta: SourceMeta, run: int) -> Iterator[Outgoing]:
-        """Waits until the detector is armed; the series has the number that `arm` answered, not `run`. OSError when it is closed."""
-        self._dcu.describe(meta)
-        series, detector, stream = self._dcu.wait_armed()
-        encoder = self._encoder = self._make(detector, stream)
-        mode, images, triggers = detector["trigger_mode"], detector["nimages"], detector["ntrigger"]
-        self._waits, self._each = mode in ("ints", "inte"), images if mode in ("ints", "exts") else 1
-        self._n = triggers * self._each
-        yield from encoder.begin(meta, series)
-
-    def frame(self, number: int, frames: Mapping[str, _Arr]) -> Iterable[Outgoing]:
-        """Waits for a trigger where one is due. Nothing once the series was ended, or beyond the number of images asked for."""
-        encoder = self._encoder
-        if encoder is None or number >= self._n:
-            return ()
-        if not self._dcu.wait_trigger(number // self._each + 1 if self._waits else 0):
-            return self.end()
-        return encoder.frame(number, frames)
-
-    def end(self) -> Iterable[Outgoing]:
-        """See `Encoder`; nothing where the series has ended already."""
-        encoder, self._encoder = self._encoder, None
-        if encoder is None:
-            return ()
-        return self._last(encoder)
-
-    def _last(self, encoder: Encoder) -> Iterator[Outgoing]:
-        yield from encoder.end()
-        self._dcu.over()

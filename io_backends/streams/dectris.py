@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from libstream.ext import Decoder, Detector, Encoder, Event, Parts, StreamUrl, Transport, UsageError
 from libstream.io_backends.streams._dectris_v1 import V1Decoder, V1Encoder, V1Settings
 from libstream.io_backends.streams._dectris_v2 import V2Decoder
-from libstream.io_backends.streams._dectris_v2_send import V2Encoder, V2Settings
+from libstream.io_backends.streams._dectris_v2_send import COMPRESSIONS, V2Encoder, V2Settings
 
 PORTS = {1: 9999, 2: 31001}
 """Ports of the stream by its version."""
@@ -81,14 +81,15 @@ class Dectris:
         api = url.number("api")
         if api is None:
             return stream, make({}, {})
-        from libstream.io_backends.streams._simplon import DcuEncoder, DcuTransport, SimulatedDcu
+        from libstream.io_backends.streams._simplon import SimulatedDcu
+        from libstream.io_backends.streams._simplon_send import DcuEncoder, DcuTransport
 
         dcu = SimulatedDcu()
         if _version(url) == 2:
             dcu.config["stream"]["format"] = "cbor"
         dcu.config["stream"]["header_detail"] = url.query.get("detail", "basic")
         host = "" if url.host in ("*", "0.0.0.0") else url.host.strip("[]")
-        return DcuTransport(stream, dcu, host, _port(url, api)), DcuEncoder(dcu, make)
+        return DcuTransport(stream, dcu, make, host, _port(url, api)), DcuEncoder(dcu)
 
 
 def _merged(url: StreamUrl, options: Mapping[str, Any], known: tuple[str, ...]) -> StreamUrl:
@@ -116,8 +117,8 @@ def _port(url: StreamUrl, port: int) -> int:
 
 
 def _decoder(url: StreamUrl) -> Decoder:
-    made = {None: AnyDecoder, 1: V1Decoder, 2: V2Decoder}[url.number("version")]
-    return made()
+    kinds: dict[int | None, type[Decoder]] = {None: AnyDecoder, 1: V1Decoder, 2: V2Decoder}
+    return kinds[url.number("version")]()
 
 
 def _transport(url: StreamUrl, kind: Any, *, bind: bool) -> Transport:
@@ -141,12 +142,16 @@ def _maker(url: StreamUrl) -> Any:
         if cbor:
             config = {"number_of_images": _images(detector)} if detector else {}
             config |= {k: detector[k] for k in ("count_time", "frame_time") if k in detector}
-            compression = encoding or detector.get("compression", "bslz4")
+            compression = encoding or "bslz4"
+            if (detector and compression not in COMPRESSIONS) or encoding is None:
+                compression = detector.get("compression", "bslz4")
             return V2Encoder(V2Settings(compression, **{**shared, **told}, magic=url.flag("magic", True), config=config))
-        packed = encoding if encoding is not None else {"lz4": "lz4<", "none": "<"}.get(detector.get("compression", ""), "")
+        packed = encoding or ""
+        if encoding is None or (detector and encoding in COMPRESSIONS):
+            packed = {"lz4": "lz4<", "none": "<"}.get(detector.get("compression", ""), "")
         texts = {k: str(v) if isinstance(v, (str, int, float)) else _json(v) for k, v in {**shared, **told}.items()}
-        flags = {"split": url.flag("split", False), "hash": url.flag("hash", True)}
-        return V1Encoder(V1Settings(packed, **texts, **flags, config=detector))
+        settings = V1Settings(packed, split=url.flag("split", False), hash=url.flag("hash", True), config=detector)
+        return V1Encoder(replace(settings, **texts))  # type: ignore[arg-type]
 
     make({}, {})  # wrong options are found here
     return make

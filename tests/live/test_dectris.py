@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
+import libstream as ls
 from libstream.ext import FramePart, RunEnd, RunHeader, StreamUrl, UsageError, WireError
 from libstream.io_backends.streams._dectris_rest import DectrisController
 from libstream.io_backends.streams._dectris_v1 import V1Decoder, V1Encoder
 from libstream.io_backends.streams._dectris_v2 import V2Decoder
 from libstream.io_backends.streams._dectris_v2_send import V2Encoder
 from libstream.io_backends.streams.dectris import AnyDecoder, Dectris
+from libstream.live.replay import replay
 from tests.live import dectris_messages as d
+from tests.live.sending import free_ports
 
 
 def url(text: str) -> StreamUrl:
@@ -161,3 +165,50 @@ def test_frames_over_a_socket(query: str) -> None:
             detector.transport.close()
     finally:
         out.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_replay_is_a_detector_that_others_arm(version: int) -> None:
+    frames = np.stack([d.counts(i) for i in range(12)]).reshape(3, 4, 16, 24)
+    offline = ls.run(ls.open(frames), ls.udfs.Sum())
+    api, stream = free_ports(2)
+    cancel, said = threading.Event(), threading.Event()
+    accounts: list[Any] = []
+
+    def play() -> None:
+        where = f"dectris://127.0.0.1:{stream}?api={api}&version={version}"
+        accounts.append(replay(ls.open(frames), where, repeat=5, cancel=cancel, corrupt=0.0, opened=lambda _: said.set()))
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        assert said.wait(20)
+        with ls.connect(f"dectris://127.0.0.1:{stream}?api={api}", scan=(3, 4), ring_bytes=64 << 20) as live:
+            for expected in (1, 2):
+                assert live.arm(trigger_mode="exts", ntrigger=12, nimages=1) == expected
+                acquisition = live.wait(20)
+                assert acquisition is not None, live.problems
+                assert acquisition.run == expected
+                result = ls.run(acquisition, ls.udfs.Sum())
+                np.testing.assert_array_equal(result["sum"], offline["sum"])
+                assert result.complete
+            # software triggers: nothing comes before the first, and a series may be ended between two
+            live.arm(trigger_mode="ints", ntrigger=3, nimages=4)
+            live.trigger()
+            acquisition = live.wait(20)
+            assert acquisition is not None, live.problems
+            for _ in range(2000):
+                if acquisition.n_arrived == 4 or acquisition.wait(0.01) != "running":
+                    break
+            live.disarm()
+            assert acquisition.wait(20) == "incomplete"
+            assert (acquisition.n_arrived, acquisition.meta.shape.nav) == (4, (3, 4))
+            live.arm(trigger_mode="exts", ntrigger=12, nimages=1)
+            acquisition = live.wait(20)
+            assert acquisition is not None
+            assert acquisition.wait(20) == "done"
+    finally:
+        cancel.set()
+        thread.join(20)
+    assert not thread.is_alive()
+    assert accounts[0].cancelled
