@@ -25,6 +25,7 @@ if _typing.TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers an
     from libstream.api import map as map
     from libstream.api import on as on
     from libstream.api import open as open
+    from libstream.api import register as register
     from libstream.api import run as run
     from libstream.api import run_iter as run_iter
     from libstream.api import shutdown as shutdown
@@ -56,7 +57,7 @@ if (_root / "setup.cfg").is_file() and (_root / "udfs" / "__init__.py").is_file(
 _FROM = {
     "libstream.api": (
         "open", "run", "run_iter", "arun", "arun_iter", "start", "map", "on", "executor", "shutdown", "load_result",
-        "Result", "Job", "connect", "LiveSource", "Acquisition",
+        "Result", "Job", "connect", "LiveSource", "Acquisition", "register",
     ),
     "libstream.ext": (
         "UDF", "Array", "Corrections", "Coverage", "Output", "PerPosition", "Quantity", "Ragged", "kernel", "nav", "param",
@@ -94,6 +95,7 @@ __all__ = [
     "open",
     "param",
     "ragged",
+    "register",
     "run",
     "run_iter",
     "shutdown",

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from libstream.run.job import Job, Progress
 __all__ = [
     "Acquisition", "Comparison", "Job", "LiveSource", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter",
     "check_output", "compare", "connect", "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild",
-    "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi",
+    "register", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi",
 ]  # fmt: skip
 
 UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
@@ -143,6 +143,20 @@ def connect(
         ring_bytes=memory_available() // 4 if ring_bytes is None else int(ring_bytes), max_message_bytes=max_message_bytes,
         policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
     )  # fmt: skip
+
+
+def register(group: str, name: str, plugin: Any) -> None:
+    """Add a plug-in to this process, without a package around it.
+
+    After `ls.register("detectors", "mine", MyDetector)`, `ls.connect("mine://host:1234")` finds it.
+
+    group: "detectors", "formats", "executors", "sinks" or "udfs". A package declares an entry point `libstream.<group>` instead.
+    Raises UsageError for an unknown group, and where an installed plug-in has this name.
+    """
+    groups = get_args(registry.Group)
+    if group not in groups:
+        raise UsageError(f"there is no group {group!r} of plug-ins; there are {', '.join(groups)}")
+    registry.register(group, name, plugin)  # type: ignore[arg-type]
 
 
 def on(channel: str, udf: UDF) -> OnChannel:

@@ -33,16 +33,30 @@ def _entries(group: Group) -> dict[str, importlib.metadata.EntryPoint]:
     return found
 
 
+_added: dict[tuple[str, str], Any] = {}
+
+
+def register(group: Group, name: str, plugin: Any) -> None:
+    """Add a plug-in to this process, without a package: for notebooks and tests. A package uses an entry point instead.
+
+    Raises UsageError where an installed plug-in has this name.
+    """
+    if name in _entries(group):
+        raise UsageError(f"{group.removesuffix('s')} {name!r} is installed already ({_entries(group)[name].value}); take another name")
+    _added[group, name] = plugin
+
+
 def plugins(group: Group) -> list[Plugin]:
     """All plug-ins of a group, by name; none is imported."""
-    return [
-        Plugin(group, name, entry.value, entry.dist.name if entry.dist is not None else "")
-        for name, entry in sorted(_entries(group).items())
-    ]
+    found = [Plugin(group, name, entry.value, entry.dist.name if entry.dist is not None else "") for name, entry in _entries(group).items()]
+    found += [Plugin(g, name, f"{p.__module__}:{p.__qualname__}", "") for (g, name), p in _added.items() if g == group]
+    return sorted(found, key=lambda p: p.name)
 
 
 def load(group: Group, name: str) -> Any:
     """The class (or function) registered as `name`. Raises UsageError with near names, NotInstalledError with what to install."""
+    if (group, name) in _added:
+        return _added[group, name]
     entries = _entries(group)
     if name not in entries:
         if not entries:

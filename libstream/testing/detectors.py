@@ -69,6 +69,11 @@ class Wire:
         """Close the connection."""
         self._queue.put(None)
 
+    @property
+    def waiting(self) -> int:
+        """Messages that were sent and not received."""
+        return self._queue.qsize() + (self._held is not None)
+
     # -- the transport -----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
