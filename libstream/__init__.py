@@ -25,11 +25,14 @@ if _typing.TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers an
     from libstream.api import map as map
     from libstream.api import on as on
     from libstream.api import open as open
+    from libstream.api import record as record
     from libstream.api import register as register
+    from libstream.api import replay as replay
     from libstream.api import run as run
     from libstream.api import run_iter as run_iter
     from libstream.api import shutdown as shutdown
     from libstream.api import start as start
+    from libstream.api import watch as watch
     from libstream.ext import UDF as UDF
     from libstream.ext import Array as Array
     from libstream.ext import Corrections as Corrections
@@ -57,7 +60,7 @@ if (_root / "setup.cfg").is_file() and (_root / "udfs" / "__init__.py").is_file(
 _FROM = {
     "libstream.api": (
         "open", "run", "run_iter", "arun", "arun_iter", "start", "map", "on", "executor", "shutdown", "load_result",
-        "Result", "Job", "connect", "LiveSource", "Acquisition", "register",
+        "Result", "Job", "connect", "LiveSource", "Acquisition", "record", "register", "replay", "watch",
     ),
     "libstream.ext": (
         "UDF", "Array", "Corrections", "Coverage", "Output", "PerPosition", "Quantity", "Ragged", "kernel", "nav", "param",
@@ -95,7 +98,9 @@ __all__ = [
     "open",
     "param",
     "ragged",
+    "record",
     "register",
+    "replay",
     "run",
     "run_iter",
     "shutdown",
@@ -104,6 +109,7 @@ __all__ = [
     "start",
     "testing",
     "udfs",
+    "watch",
 ]
 
 

@@ -15,16 +15,16 @@ from typing import Any, get_args
 import numpy as np
 
 from libstream import registry
+from libstream.connecting import connect, record, replay
 from libstream.contracts.executor import Executor
-from libstream.contracts.indexing import memory_available
 from libstream.contracts.source import FrameSource, WarmsUp
 from libstream.contracts.udf import UDF
 from libstream.errors import FormatError, UsageError
 from libstream.live.source import Acquisition, LiveSource
+from libstream.live.watch import WatchedFile
 from libstream.model.corrections import Corrections
 from libstream.model.result import Result
-from libstream.model.source import SourceMeta
-from libstream.opening import described, open_source, scan_shape
+from libstream.opening import open_source
 from libstream.run.again import Comparison, compare, differences, rebuild, stored_corrections, stored_roi
 from libstream.run.bind import OnChannel
 from libstream.run.job import Job, Progress
@@ -32,7 +32,7 @@ from libstream.run.job import Job, Progress
 __all__ = [
     "Acquisition", "Comparison", "Job", "LiveSource", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter",
     "check_output", "compare", "connect", "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild",
-    "register", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi",
+    "record", "register", "replay", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi", "watch",
 ]  # fmt: skip
 
 UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
@@ -79,72 +79,6 @@ def open(  # the door's name, as in every library of the field
     )  # fmt: skip
 
 
-def connect(
-    url: str,
-    *,
-    scan: Any = None,
-    order: str = "raster",
-    flyback: int = 0,
-    frames_per_position: int = 1,
-    positions: Any = None,
-    shape_hook: Callable[[int, Any], Any] | None = None,
-    scan_step: Any = None,
-    pixel: Any = None,
-    centre: tuple[float, float] | None = None,
-    rotation_deg: float | None = None,
-    ring_bytes: int | None = None,
-    max_message_bytes: int | None = None,
-    policy: str = "block",
-    stall_timeout_s: float | None = None,
-    record: str | Path | None = None,
-    **options: Any,
-) -> LiveSource:
-    """Connect to a detector. Frames come in from now on; iterate, or `wait()`, for acquisitions, and use each like a file.
-
-    Args:
-        url: "dectris://host:9999?api=80", "merlin://host:6342", "sectors://host:6001-6004?info=6005", "libstream://host:9876";
-            `libstream plugins` lists them.
-        scan: shape of the scan (y, x); default: what the stream says, then `shape_hook`, then (number of frames,).
-        order: "raster", or "serpentine" for lines in alternating directions.
-        flyback: frames at the end of each line that belong to no position.
-        frames_per_position: frames at each position, one after another; they become one more axis of the scan.
-        positions: a custom path: for each frame its flat position, or (y, x); negative ones belong to none.
-        shape_hook: f(n_frames, header) -> scan shape, asked when neither `scan` nor the stream says one.
-        scan_step, pixel, centre, rotation_deg: calibration, as for `open`.
-        ring_bytes: memory for frames (default: a quarter of the machine's memory). Frames are kept there while it lasts, so that
-            parameters can be changed for the whole scan.
-        max_message_bytes: largest message that is accepted (default: a 64th of the memory for frames).
-        policy: where frames come faster than they are processed and the memory is full: "block" lets the detector wait,
-            "drop" throws new frames away and counts them.
-        stall_timeout_s: silence after which a running acquisition is closed as incomplete (default: 5 s, or 20 frame times).
-        record: folder; everything that arrives is written there, too (docs/how-to/record-and-replay.md).
-        options: what the kind of detector takes.
-
-    Raises:
-        UsageError: a bad address or option. NotInstalledError: a package is missing. OSError: the address cannot be bound.
-    """
-    from libstream.contracts.stream import StreamUrl
-
-    parsed = StreamUrl.parse(url)
-    kind = registry.load("detectors", parsed.scheme)()
-    detector = kind.receiver(parsed, **options)
-    given = {"order": order, "flyback": flyback, "frames_per_position": frames_per_position, "positions": positions}
-
-    def describe(meta: SourceMeta) -> SourceMeta:
-        return described(meta, None, None, None, scan_step, pixel, centre, rotation_deg)
-
-    recorder = None
-    if record is not None:
-        from libstream.live.record import Recorder
-
-        recorder = Recorder(record, url, parsed.scheme, options=options)
-    return LiveSource(
-        detector, url, scan=None if scan is None else scan_shape("scan", scan), order=given, shape_hook=shape_hook,
-        ring_bytes=memory_available() // 4 if ring_bytes is None else int(ring_bytes), max_message_bytes=max_message_bytes,
-        policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
-    )  # fmt: skip
-
-
 def register(group: str, name: str, plugin: Any) -> None:
     """Add a plug-in to this process, without a package around it.
 
@@ -157,6 +91,51 @@ def register(group: str, name: str, plugin: Any) -> None:
     if group not in groups:
         raise UsageError(f"there is no group {group!r} of plug-ins; there are {', '.join(groups)}")
     registry.register(group, name, plugin)  # type: ignore[arg-type]
+
+
+def watch(
+    uri: str | Path,
+    *,
+    scan: Any = None,
+    frames: int | None = None,
+    format: str | None = None,
+    frame: Any = None,
+    sync_offset: int | None = None,
+    scan_step: Any = None,
+    pixel: Any = None,
+    centre: tuple[float, float] | None = None,
+    rotation_deg: float | None = None,
+    channel: str | None = None,
+    stall_timeout_s: float = 10.0,
+    poll_s: float = 0.02,
+    **options: Any,
+) -> WatchedFile:
+    """Watch a file that is still being written (raw, npy, mib). Iterate, or `wait()`, for its acquisition, and use that like a file.
+
+    A run over it processes frames as they appear, and ends when all are there, or when the file has not grown for
+    `stall_timeout_s` seconds: then the positions without a frame are missing, and the result is incomplete.
+
+    Args:
+        uri: path; the file need not exist yet.
+        scan: shape of the scan (y, x); where the file itself does not say it, it also says how many frames there will be.
+        frames: number of frames that there will be, where neither `scan` nor the file says it.
+        stall_timeout_s: silence after which no more frames are expected.
+        poll_s: how often the length of the file is looked at.
+        format, frame, sync_offset, scan_step, pixel, centre, rotation_deg, channel, options: as for `open`.
+
+    Raises:
+        FormatError, ShapeError, UsageError: as `open` does, once the file is there.
+    """
+    if not stall_timeout_s > 0 or not poll_s > 0:
+        raise UsageError(f"stall_timeout_s and poll_s are times in seconds, above 0, got {stall_timeout_s!r} and {poll_s!r}")
+
+    def look() -> Any:
+        return watch_source(
+            uri, format=format, scan=scan, frame=frame, frames=frames, sync_offset=sync_offset, scan_step=scan_step, pixel=pixel,
+            centre=centre, rotation_deg=rotation_deg, channel=channel, options=options,
+        )  # fmt: skip
+
+    return WatchedFile(look, str(uri), stall_timeout_s=stall_timeout_s, poll_s=poll_s)
 
 
 def on(channel: str, udf: UDF) -> OnChannel:

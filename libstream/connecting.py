@@ -1,0 +1,106 @@
+"""The verbs of live sources: connect, record, replay. Names -> plug-ins -> live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from libstream import registry
+from libstream.contracts.indexing import memory_available
+from libstream.contracts.source import FrameSource
+from libstream.contracts.stream import StreamUrl
+from libstream.live.source import LiveSource
+from libstream.model.source import SourceMeta
+from libstream.opening import described, scan_shape
+
+
+def connect(
+    url: str,
+    *,
+    scan: Any = None,
+    order: str = "raster",
+    flyback: int = 0,
+    frames_per_position: int = 1,
+    positions: Any = None,
+    shape_hook: Callable[[int, Any], Any] | None = None,
+    scan_step: Any = None,
+    pixel: Any = None,
+    centre: tuple[float, float] | None = None,
+    rotation_deg: float | None = None,
+    ring_bytes: int | None = None,
+    max_message_bytes: int | None = None,
+    policy: str = "block",
+    stall_timeout_s: float | None = None,
+    record: str | Path | None = None,
+    **options: Any,
+) -> LiveSource:
+    """Connect to a detector. Frames come in from now on; iterate, or `wait()`, for acquisitions, and use each like a file.
+
+    Args:
+        url: "dectris://host:9999?api=80", "merlin://host:6342", "sectors://host:6001-6004?info=6005", "libstream://host:9876";
+            `libstream plugins` lists them.
+        scan: shape of the scan (y, x); default: what the stream says, then `shape_hook`, then (number of frames,).
+        order: "raster", or "serpentine" for lines in alternating directions.
+        flyback: frames at the end of each line that belong to no position.
+        frames_per_position: frames at each position, one after another; they become one more axis of the scan.
+        positions: a custom path: for each frame its flat position, or (y, x); negative ones belong to none.
+        shape_hook: f(n_frames, header) -> scan shape, asked when neither `scan` nor the stream says one.
+        scan_step, pixel, centre, rotation_deg: calibration, as for `open`.
+        ring_bytes: memory for frames (default: a quarter of the machine's memory). Frames are kept there while it lasts, so that
+            parameters can be changed for the whole scan.
+        max_message_bytes: largest message that is accepted (default: a 64th of the memory for frames).
+        policy: where frames come faster than they are processed and the memory is full: "block" lets the detector wait,
+            "drop" throws new frames away and counts them.
+        stall_timeout_s: silence after which a running acquisition is closed as incomplete (default: 5 s, or 20 frame times).
+        record: folder; everything that arrives is written there, too (docs/how-to/record-and-replay.md).
+        options: what the kind of detector takes.
+
+    Raises:
+        UsageError: a bad address or option. NotInstalledError: a package is missing. OSError: the address cannot be bound.
+    """
+    parsed = StreamUrl.parse(url)
+    kind = registry.load("detectors", parsed.scheme)()
+    detector = kind.receiver(parsed, **options)
+    given = {"order": order, "flyback": flyback, "frames_per_position": frames_per_position, "positions": positions}
+
+    def describe(meta: SourceMeta) -> SourceMeta:
+        return described(meta, None, None, None, scan_step, pixel, centre, rotation_deg)
+
+    recorder = None
+    if record is not None:
+        from libstream.live.record import Recorder
+
+        recorder = Recorder(record, url, parsed.scheme, options=options)
+    return LiveSource(
+        detector, url, scan=None if scan is None else scan_shape("scan", scan), order=given, shape_hook=shape_hook,
+        ring_bytes=memory_available() // 4 if ring_bytes is None else int(ring_bytes), max_message_bytes=max_message_bytes,
+        policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
+    )  # fmt: skip
+
+
+def replay(source: FrameSource | str | Path, url: str, **options: Any) -> Any:
+    """Serve a source as a detector does: encoded anew, or the raw messages of a recording. Returns an account of what was sent.
+
+    Args:
+        source: from `ls.open`, or the folder of a recording.
+        url: as what, and where: "dectris://127.0.0.1:9999" binds there, "libstream://host:9876" connects.
+        options: rate= (frames/s), repeat=, run=, seed=, and faults to try out a receiver: loss=, duplicate=, reorder=, corrupt=,
+            truncate=, stall_at=, die_at= and others; see `libstream.live.replay.replay` and docs/how-to/record-and-replay.md.
+
+    Raises:
+        UsageError, OSError, TimeoutError: a bad address or option; it cannot be bound; nobody took a message for `patience_s`.
+    """
+    from libstream.live.replay import replay as serve
+
+    return serve(source, url, **options)
+
+
+def record(url: str, folder: str | Path, **options: Any) -> Any:
+    """Write what a detector sends to a folder, without processing it; `ls.open(folder)` reads it. Returns what was recorded.
+
+    options: see `libstream.live.capture.record`. Raises UsageError, OSError, SaveError.
+    """
+    from libstream.live.capture import record as capture
+
+    return capture(url, folder, **options)
