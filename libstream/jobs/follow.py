@@ -1,0 +1,152 @@
+"""A detector: its acquisitions one after another, each processed as it comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from libstream import api
+from libstream.errors import LibstreamError
+from libstream.jobs import sources
+from libstream.model.result import Result
+
+if TYPE_CHECKING:
+    from libstream.jobs.session import Session
+
+POLL_S = 0.2
+LEDGER = ("announced", "processed", "dropped", "missing", "corrupt", "received", "duplicate", "late", "surplus", "foreign")
+
+
+class Follow:
+    """Takes the acquisitions of `live` as they come and gives them to the session. A thread of its own, ended by `close`."""
+
+    def __init__(self, session: Session, live: api.LiveSource) -> None:
+        self._session, self.live = session, live
+        self.follow = True
+        self.acquisition: api.Acquisition | None = None
+        self.number = 0
+        self.armed = False
+        self._told = 0
+        self._shown: tuple[Any, ...] = ()
+        self._before: tuple[float, int] = (0.0, 0)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="libstream-follow", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Disconnect; waits for the thread, except in it or before it was started."""
+        self._closed.set()
+        self.live.close()
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(10.0)
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def arm(self, settings: dict[str, Any]) -> Any:
+        """Arm the detector; the number of the run, where it says one."""
+        run = self.live.arm(**settings)
+        self.armed = True
+        return run
+
+    def disarm(self) -> None:
+        """Stop the detector."""
+        self.live.disarm()
+        self.armed = False
+
+    # -- for whoever looks ---------------------------------------------------------------------------------------------
+
+    def json(self) -> dict[str, Any]:
+        """As a part of the state."""
+        a = self.acquisition
+        return {
+            "state": self.live.state, "url": self.live.uri, "can_arm": self.live.detector.controller is not None, "armed": self.armed,
+            "acquisition": self.number, "run": None if a is None else str(a.run), "run_state": None if a is None else a.state,
+            "reason": "" if a is None else a.reason, "follow": self.follow,
+        }  # fmt: skip
+
+    def stat(self, results: Sequence[tuple[set[str], Result]]) -> tuple[dict[str, Any], dict[str, int] | None]:
+        """What changes all the time: (`live`, `ledger`). The ledger is that of the result which has seen most."""
+        import time
+
+        status, now = self.live.status(), time.monotonic()
+        arrived = 0 if self.acquisition is None else self.acquisition.n_arrived
+        before, n = self._before
+        rate = max(0, arrived - n) / (now - before) if 0 < now - before < 5 else 0.0
+        if now - before > 0.2:
+            self._before = now, arrived
+        live = {
+            "arrived": arrived, "announced": status["announced"] or (0 if self.acquisition is None else self.acquisition.meta.shape.n_positions),
+            "in_per_s": rate, "fill": status["fill"], "blocked": bool(status["blocked"]), "problems": status["problems"],
+            "recorded_bytes": status["recorded_bytes"], "recording_error": status["recording_error"],
+        }  # fmt: skip
+        ledgers = [r.ledger for _, r in results if r.ledger]
+        ledger = max(ledgers, key=lambda x: x.get("processed", 0)) if ledgers else None
+        return live, None if ledger is None else {k: int(ledger.get(k, 0)) for k in (*LEDGER, *(k for k in ledger if k not in LEDGER))}
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        session = self._session
+        while not self._closed.is_set():
+            self._look()
+            if not self.follow and self.acquisition is not None:
+                self._closed.wait(POLL_S)
+                continue
+            try:
+                found = self.live.wait(POLL_S)
+            except LibstreamError as exc:
+                if self._closed.is_set() or self.live.state == "closed":
+                    break
+                session.say("error", str(exc))
+                continue
+            if found is not None:
+                self._take(found)
+        self._look()
+
+    def _take(self, acquisition: api.Acquisition) -> None:
+        """Process one acquisition until it is over and everything of it was processed."""
+        session = self._session
+        self.number += 1
+        self.armed = False
+        try:
+            session.worker.submit(lambda: self._begin(acquisition)).result()
+        except LibstreamError as exc:
+            if not self._closed.is_set():
+                session.say("error", str(exc))
+            return
+        while not self._closed.is_set():
+            self._look()
+            if acquisition.wait(POLL_S) in ("running", "draining"):
+                continue
+            if not session.runner.running:
+                break
+            self._closed.wait(POLL_S / 4)
+        if not self._closed.is_set():
+            level = "info" if acquisition.state == "done" else "warning"
+            session.say(level, f"run {acquisition.run}: {acquisition.state}{f', {acquisition.reason}' if acquisition.reason else ''}")
+
+    def _begin(self, acquisition: api.Acquisition) -> None:
+        if self._closed.is_set():
+            return
+        self._session.records.over()
+        self.acquisition = acquisition
+        self._session.begin(acquisition, "live")
+        self._session.say("info", f"run {acquisition.run}: {sources.name_of(self.live.uri)} {acquisition.meta.shape}")
+
+    def _look(self) -> None:
+        """Tell the session what changed."""
+        a = self.acquisition
+        problems = self.live.problems
+        now = (self.live.state, None if a is None else a.state, self.follow, self.armed)
+        if now != self._shown:
+            self._shown = now
+            self._session.changed()
+        count = int(self.live.status()["problems"])
+        if count != self._told:
+            self._told = count
+            if problems:
+                self._session.say("warning", problems[-1])

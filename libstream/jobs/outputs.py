@@ -1,0 +1,120 @@
+"""How an output of a UDF is shown: as an image, vectors, a line, planes of a stack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from libstream.contracts.udf import UDF
+from libstream.jobs.arrays import plain
+from libstream.model.output import Output
+from libstream.model.shape import DataShape
+from libstream.model.source import Axis
+
+NUMBERS = "biufc"
+LINES_MAX = 16
+"""A 2-D array whose last axis, an extra one, is at most this long is shown as lines, where its first axis is long enough."""
+
+
+@dataclass(frozen=True)
+class OutputInfo:
+    """What is known of an output before it has values; `display` is one of docs/reference/gui-protocol.md.
+
+    planes: number of planes of an array with more axes than can be shown (else 0), counted over `plane_axes`, which are the last
+    axes of the array where `plane_last`, else the first ones.
+    """
+
+    name: str
+    kind: str
+    display: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: tuple[Axis, ...]
+    unit: str = ""
+    title: str = ""
+    meaning: str = "total"
+    fill: Any = None
+    planes: int = 0
+    plane_axes: tuple[Axis, ...] = ()
+    plane_last: bool = False
+    fields: tuple[str, ...] = ()
+
+    def json(self, topic: str) -> dict[str, Any]:
+        """As a part of the state. topic: where its values are found."""
+        out = {
+            "name": self.name, "topic": topic, "kind": self.kind, "display": self.display, "shape": list(self.shape), "dtype": str(self.dtype),
+            "axes": [axis_json(a) for a in self.axes], "unit": self.unit, "title": self.title or self.name, "meaning": self.meaning,
+            "fill": plain(self.fill) if isinstance(self.fill, (int, float, bool)) else None, "planes": self.planes,
+        }  # fmt: skip
+        if self.planes:
+            out |= {"plane_axes": [axis_json(a) for a in self.plane_axes], "plane_last": self.plane_last}
+        if self.fields:
+            out["fields"] = list(self.fields)
+        return out
+
+    def plane(self, array: np.ndarray[Any, Any], index: int) -> np.ndarray[Any, Any]:
+        """One plane of the array, by its flat index."""
+        n = len(self.plane_axes)
+        sizes = array.shape[array.ndim - n :] if self.plane_last else array.shape[:n]
+        at = tuple(int(i) for i in np.unravel_index(index, sizes))
+        return np.asarray(array[(..., *at)] if self.plane_last else array[at])
+
+
+def axis_json(axis: Axis) -> dict[str, Any]:
+    """An axis as a part of the state."""
+    return {"name": axis.name, "size": int(axis.size), "step": float(axis.step), "offset": float(axis.offset), "unit": axis.unit}
+
+
+def outputs_of(udf: UDF) -> list[OutputInfo]:
+    """Outputs of a UDF that is bound to a source, private ones left out."""
+    meta = udf.meta
+    return [describe(name, o, meta.shape, meta.axes) for name, o in udf.outputs().items() if not o.private]
+
+
+def describe(name: str, output: Output, data: DataShape, axes: tuple[Axis, ...]) -> OutputInfo:
+    """How `output` of a run over `data` is shown."""
+    nav_axes, sig_axes = axes[: len(data.nav)], axes[len(data.nav) :]
+    common = {"unit": output.unit, "title": output.title, "meaning": output.meaning, "fill": _number(output.fill_value)}
+    if output.kind == "ragged":
+        fields = tuple(output.dtype.names or ()) or tuple(str(i) for i in range(math.prod(output.extra)))
+        return OutputInfo(name, "ragged", "ragged", (), output.dtype, nav_axes, fields=fields, **common)
+    shape = output.shape(data)
+    own = nav_axes if output.kind == "nav" else sig_axes if output.kind == "sig" else ()
+    extra = tuple(Axis(output.axes[i] if i < len(output.axes) else f"axis_{i}", n) for i, n in enumerate(output.extra))
+    display, planes, shown, over, last = _display(output.dtype, shape, own, extra)
+    return OutputInfo(
+        name, output.kind, display, shape, output.dtype, shown, planes=planes, plane_axes=over, plane_last=last,
+        fields=tuple(output.dtype.names or ()), **common,
+    )  # fmt: skip
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) and value.dtype.kind in "biuf" else value
+
+
+def _display(
+    dtype: np.dtype[Any], shape: tuple[int, ...], own: tuple[Axis, ...], extra: tuple[Axis, ...]
+) -> tuple[str, int, tuple[Axis, ...], tuple[Axis, ...], bool]:
+    """(display, number of planes, axes that are shown, axes of the planes, whether these are the last ones)."""
+    axes = (*own, *extra)
+    if dtype.kind not in NUMBERS or not all(shape):
+        return "none", 0, axes, (), False
+    is_complex = dtype.kind == "c"
+    n = len(shape)
+    if n == 0:
+        return "complex-line" if is_complex else "scalar", 0, (), (), False
+    if n == 1:
+        return "complex-line" if is_complex else "line", 0, axes, (), False
+    image = "complex" if is_complex else "image"
+    if n == 2:
+        few = len(own) < 2 and not is_complex and shape[1] <= min(LINES_MAX, shape[0])
+        return "lines" if few else image, 0, axes, (), False
+    if len(own) >= 2 and extra:
+        vectors = shape[len(own) :] == (2,) and not is_complex
+        if len(own) > 2:  # a series of maps; what else it has beside vectors cannot be shown
+            return ("vector", math.prod(shape[: len(own) - 2]), own[-2:], own[:-2], False) if vectors else ("none", 0, axes, (), False)
+        return ("vector", 0, own, (), False) if vectors else (image, math.prod(shape[2:]), own, extra, True)
+    return image, math.prod(shape[: n - 2]), axes[n - 2 :], axes[: n - 2], False

@@ -1,0 +1,252 @@
+"""What a session keeps beside its analyses: history, pins, setups, layout, files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from libstream.errors import LibstreamError, UsageError
+from libstream.jobs.history import thumbnail
+from libstream.jobs.keep import Keep
+from libstream.jobs.runner import now_ms
+from libstream.jobs.saving import combined, free_path, named
+from libstream.jobs.sources import name_of
+
+if TYPE_CHECKING:
+    from libstream.jobs.session import Session
+
+MOST_PINS = 8
+LAYOUT_MAX = 64 << 10
+
+
+class Records:
+    """Belongs to one session. keep: where setups and the last state are stored, None = nowhere."""
+
+    def __init__(self, session: Session, keep: Keep | None) -> None:
+        self._session, self._keep = session, keep
+        self.pins: dict[str, dict[str, Any]] = {}
+        self.layout: Any = {}
+        self._count = itertools.count(1)
+        self._dirty = threading.Event()
+        self._setups: list[dict[str, Any]] = keep.setups() if keep is not None else []
+
+    def view(self) -> dict[str, Any]:
+        """Parts of the state."""
+        return {"pins": dict(self.pins), "setups": list(self._setups), "layout": self.layout}
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def save(self, name: str | None = None, ids: Sequence[str] | None = None) -> Path:
+        """Write results as HDF5 into the session's folder; waits. Returns the path. Raises UsageError, SaveError."""
+        s = self._session
+        path = named(s.out, name) if name is not None else None
+        result = self.result(ids)
+        if path is None:
+            source = s.source
+            path = free_path(s.out, Path(name_of(source.meta.id.uri)).stem if source is not None else "result")
+        try:
+            s.out.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise LibstreamError(f"{s.out}: this folder for results cannot be made ({exc.strerror or exc})") from exc
+        result.save(path)
+        with s.lock:
+            entry = s.history.of(self._number())
+            if entry is not None:
+                entry.saved = str(path)
+        s.say("info", f"saved {path}")
+        return path
+
+    def result(self, ids: Sequence[str] | None = None) -> Any:
+        """Newest results of all analyses (or these) as one `Result`. Raises UsageError where there are none."""
+        s = self._session
+        with s.lock:
+            chosen = [s.analyses.get(i).id for i in ids] if ids is not None else [a.id for a in s.analyses.shown()]
+        return combined(s.runner.results(), chosen)
+
+    # -- pins ----------------------------------------------------------------------------------------------------------
+
+    def pin(self, topic: str, title: str) -> str:
+        """Keep what `topic` shows; returns the id of the pin. Raises UsageError."""
+        s = self._session
+        held = s.store.get(topic)
+        if held is None or topic.startswith("p/"):
+            raise UsageError(f"there is nothing to keep under {topic!r}")
+        if not isinstance(title, str) or not title.strip() or len(title) > 200:
+            raise UsageError("a title is a text of 1 to 200 characters")
+        with s.lock:
+            if len(self.pins) >= MOST_PINS:
+                raise UsageError(f"{MOST_PINS} results are pinned already; take one away")
+            id = f"p{next(self._count)}"
+            to = f"p/{id}"
+            analysis = s.analyses.by_id.get(topic.split("/")[1]) if topic.startswith(("a/", "r/")) else None
+            s.store.put(to, held.array, held.seen, held.gen, True, held.t_ms, held.info)
+            self.pins[id] = {
+                "id": id, "title": title.strip(), "topic": to, "output": held.info.json(to), "t": now_ms(),
+                "udf": None if analysis is None else analysis.name, "params": None if analysis is None else analysis.params(),
+                "source": None if s.source is None else name_of(s.source.meta.id.uri),
+            }  # fmt: skip
+        s.changed()
+        return id
+
+    def unpin(self, id: str) -> None:
+        """Take a pin away."""
+        s = self._session
+        with s.lock:
+            if id not in self.pins:
+                raise UsageError(f"there is no pin {id!r}")
+            del self.pins[id]
+        s.store.drop(f"p/{id}")
+        s.changed()
+
+    # -- history -------------------------------------------------------------------------------------------------------
+
+    def note(self) -> None:
+        """Write what was computed into the history; the worker's thread, whenever nothing is running any more."""
+        s = self._session
+        source, uri = s.source, s.opened
+        shown = [a for a in s.analyses.shown() if a.shown]
+        results = [r for ids, r in s.runner.results() if any(a.id in ids for a in shown)]
+        if source is None or uri is None or not results:
+            return
+        full = max(results, key=lambda r: r.coverage.counts["processed"])
+        counts = full.coverage.counts
+        picture = next((p for a in shown for i in a.outputs if (h := s.store.get(a.topic(i))) and (p := thumbnail(h)) is not None), None)
+        with s.lock:
+            kind = "live" if s.follow is not None else "file"
+            entry = s.history.note(self._number(), now_ms(), name_of(source.meta.id.uri), kind, {"uri": uri[0], "options": uri[1]})
+            entry.state = "done" if full.complete else "incomplete"
+            entry.positions, entry.processed = counts["announced"], counts["processed"]
+            entry.dropped = counts["dropped"] + counts["missing"] + counts["corrupt"]
+            entry.seconds = float(full.run.get("times", {}).get("seconds", 0.0))
+            entry.analyses = [a.saved() for a in shown]
+            entry.thumb = picture if picture is not None else entry.thumb
+        s.changed()
+
+    def over(self) -> None:
+        """The source is left: its results go to the history. The worker's thread."""
+        s = self._session
+        self.note()
+        with s.lock:
+            entry = s.history.of(self._number())
+            if entry is not None:
+                s.history.store(entry, {a.id: a for a in s.analyses.shown()})
+
+    def reopen(self, id: str) -> int:
+        """Open the source of a past run with its analyses; waits. Returns the number of the source."""
+        s = self._session
+        with s.lock:
+            entry = s.history.get(id)
+            if entry is None:
+                raise UsageError(f"there is no run {id!r} in the history")
+            if entry.kind != "file":
+                raise UsageError("this was a live acquisition: its frames are gone; open its recording, if there is one")
+            source, analyses = dict(entry.source), list(entry.analyses)
+        for text in s.analyses.restore(analyses):
+            s.say("warning", text)
+        return s.open(source["uri"], source["options"])
+
+    def forget(self, id: str) -> None:
+        """Remove a run from the history."""
+        s = self._session
+        with s.lock:
+            if s.history.get(id) is None:
+                raise UsageError(f"there is no run {id!r} in the history")
+            s.history.remove(id)
+        s.changed()
+
+    def _number(self) -> int:
+        return self._session.number
+
+    # -- setups --------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Analyses, region of interest and layout, to be stored."""
+        s = self._session
+        with s.lock:
+            return {"analyses": [a.saved() for a in s.analyses.shown()], "roi": s.roi, "layout": self.layout}
+
+    def save_setup(self, name: str) -> None:
+        """Store a setup. Raises UsageError, SaveError."""
+        self._kept().save_setup(name, self.state())
+        self._setups = self._kept().setups()
+        self._session.changed()
+
+    def load_setup(self, name: str) -> None:
+        """Replace the analyses by those of a setup; waits."""
+        s = self._session
+        data = self._kept().setup(name)
+        for text in s.analyses.restore(data.get("analyses", ())):
+            s.say("warning", text)
+        self.layout = data.get("layout", {})
+        roi = data.get("roi")
+        if s.source is not None and (roi is not None or s.roi is not None):
+            try:
+                s.set_roi(roi)
+            except LibstreamError as exc:
+                s.say("warning", f"the region of interest of this setup does not fit: {exc}")
+        s.changed()
+
+    def remove_setup(self, name: str) -> None:
+        """Remove a setup. Raises UsageError."""
+        self._kept().remove_setup(name)
+        self._setups = self._kept().setups()
+        self._session.changed()
+
+    def set_layout(self, layout: Any) -> None:
+        """Store what the page wants to find again. Raises UsageError where it is too large."""
+        if len(json.dumps(layout)) > LAYOUT_MAX:
+            raise UsageError(f"a layout has at most {LAYOUT_MAX} bytes of JSON")
+        self.layout = layout
+        self.remember()
+        self._session.changed()
+
+    def _kept(self) -> Keep:
+        if self._keep is None:
+            raise UsageError("this server keeps no setups")
+        return self._keep
+
+    # -- the last state ------------------------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        """What is open has changed; it is stored soon."""
+        self._dirty.set()
+
+    def save_now(self) -> None:
+        """Store what is open, where it changed."""
+        s = self._session
+        if self._keep is None or not self._dirty.is_set() or s.opened is None:
+            return
+        self._dirty.clear()
+        uri, options = s.opened
+        data = {"uri": uri, "options": options, **self.state()}
+        self._keep.save_last(data)
+        self._keep.save_source(digest_of_uri(uri), data)
+
+    def restore(self, uri: str) -> None:
+        """Analyses and layout that were stored for a source, where there are no analyses yet. The worker's thread."""
+        s = self._session
+        if self._keep is None or s.analyses.shown():
+            return
+        data = self._keep.of_source(digest_of_uri(uri))
+        if data is not None:
+            for text in s.analyses.restore(data.get("analyses", ())):
+                s.say("warning", text)
+            self.layout = data.get("layout", {})
+
+    def last(self) -> tuple[str, dict[str, Any]] | None:
+        """Source and options that were open when the server ended."""
+        data = self._keep.last() if self._keep is not None else None
+        if data is None or not isinstance(data.get("uri"), str):
+            return None
+        options = data.get("options")
+        return data["uri"], options if isinstance(options, dict) else {}
+
+
+def digest_of_uri(uri: str) -> str:
+    """Name under which things of a source are stored."""
+    return sha256(uri.encode()).hexdigest()[:32]
