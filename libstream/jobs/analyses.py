@@ -25,7 +25,8 @@ class Analyses:
     """
 
     def __init__(
-        self, catalog: Catalog, lock: threading.RLock, *, again: Callable[[], None], told: Callable[[], None], removed: Callable[[str], None]
+        self, catalog: Catalog, lock: threading.RLock, *,
+        again: Callable[[], None], told: Callable[[], None], removed: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.by_id: dict[str, Analysis] = {}
         self._catalog, self._lock, self._again, self._told, self._removed = catalog, lock, again, told, removed
@@ -38,7 +39,8 @@ class Analyses:
             return [a for a in self.by_id.values() if not a.hidden]
 
     def add(
-        self, udf: str, params: Mapping[str, Any] | None = None, *, channel: str | None = None, title: str | None = None, id: str | None = None
+        self, udf: str, params: Mapping[str, Any] | None = None, *,
+        channel: str | None = None, title: str | None = None, id: str | None = None,
     ) -> str:  # fmt: skip
         """Add an analysis by the name of its UDF; returns its id. Raises UsageError, ParameterError."""
         cls = self._catalog.get(udf)
@@ -123,9 +125,8 @@ class Analyses:
         """The analysis `id`. Raises UsageError where there is none."""
         a = self.by_id.get(id) if isinstance(id, str) else None
         if a is None or a.hidden:
-            raise UsageError(
-                f"there is no analysis {id!r}; there are: {', '.join(k for k, a in self.by_id.items() if not a.hidden) or 'none'}"
-            )
+            known = ", ".join(k for k, a in self.by_id.items() if not a.hidden) or "none"
+            raise UsageError(f"there is no analysis {id!r}; there are: {known}")
         return a
 
     def want_frames(self, wanted: set[tuple[str, str | None]]) -> None:

@@ -37,9 +37,8 @@ def array_of(given: Any, what: str) -> _Arr:
     except (TypeError, ValueError, binascii.Error):
         raise UsageError(f"{what}: data is not base64") from None
     if len(data) != math.prod(shape) * dtype.itemsize:
-        raise UsageError(
-            f"{what}: shape {shape} and dtype {given['dtype']} take {math.prod(shape) * dtype.itemsize} bytes, got {len(data)}"
-        )
+        needed = math.prod(shape) * dtype.itemsize
+        raise UsageError(f"{what}: shape {shape} and dtype {given['dtype']} take {needed} bytes, got {len(data)}")
     if dtype.kind == "b":
         return np.frombuffer(data, np.uint8).reshape(shape) != 0
     return np.frombuffer(data, dtype).reshape(shape).copy()

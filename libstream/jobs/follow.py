@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,17 +71,15 @@ class Follow:
 
     def stat(self, results: Sequence[tuple[set[str], Result]]) -> tuple[dict[str, Any], dict[str, int] | None]:
         """What changes all the time: (`live`, `ledger`). The ledger is that of the result which has seen most."""
-        import time
-
         status, now = self.live.status(), time.monotonic()
         arrived = 0 if self.acquisition is None else self.acquisition.n_arrived
         before, n = self._before
         rate = max(0, arrived - n) / (now - before) if 0 < now - before < 5 else 0.0
         if now - before > 0.2:
             self._before = now, arrived
+        positions = 0 if self.acquisition is None else self.acquisition.meta.shape.n_positions
         live = {
-            "arrived": arrived, "announced": status["announced"] or (0 if self.acquisition is None else self.acquisition.meta.shape.n_positions),
-            "in_per_s": rate, "fill": status["fill"], "blocked": bool(status["blocked"]), "problems": status["problems"],
+            "arrived": arrived, "announced": positions, "in_per_s": rate, "fill": status["fill"], "blocked": bool(status["blocked"]), "problems": status["problems"],
             "recorded_bytes": status["recorded_bytes"], "recording_error": status["recording_error"],
         }  # fmt: skip
         ledgers = [r.ledger for _, r in results if r.ledger]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -32,9 +33,8 @@ class Keep:
         for path in sorted((self.folder / "setups").glob("*.json")):
             data = _read(path)
             if data is not None:
-                out.append(
-                    {"name": str(data.get("name", path.stem)), "saved": data.get("saved", 0), "analyses": len(data.get("analyses", ()))}
-                )
+                n = len(data.get("analyses", ()))
+                out.append({"name": str(data.get("name", path.stem)), "saved": data.get("saved", 0), "analyses": n})
         return out
 
     def setup(self, name: str) -> dict[str, Any]:
@@ -79,6 +79,8 @@ class Keep:
         if not isinstance(name, str) or not name.strip() or len(name) > NAME_MAX or re.search(r"[\x00-\x1f/\\]", name):
             raise UsageError(f"a setup has a name of 1 to {NAME_MAX} characters without slashes, got {name!r:.100}")
         stem = re.sub(r"[^\w -]", "_", name.strip()).strip(". ") or "_"
+        if stem != name:  # two names must not share a file
+            stem += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
         return self.folder / "setups" / f"{stem}.json"
 
 

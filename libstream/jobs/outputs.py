@@ -45,7 +45,8 @@ class OutputInfo:
     def json(self, topic: str) -> dict[str, Any]:
         """As a part of the state. topic: where its values are found."""
         out = {
-            "name": self.name, "topic": topic, "kind": self.kind, "display": self.display, "shape": list(self.shape), "dtype": str(self.dtype),
+            "name": self.name, "topic": topic, "kind": self.kind, "display": self.display, "shape": list(self.shape),
+            "dtype": str(self.dtype),
             "axes": [axis_json(a) for a in self.axes], "unit": self.unit, "title": self.title or self.name, "meaning": self.meaning,
             "fill": plain(self.fill) if isinstance(self.fill, (int, float, bool)) else None, "planes": self.planes,
         }  # fmt: skip

@@ -6,6 +6,7 @@ Dragging a detector over a scan repeats one analysis and not all of them; openin
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -128,7 +129,8 @@ class Runner:
             lanes += self._leaving
         for lane in lanes:
             lane.close()
-        return all([lane.join(END_S) for lane in lanes])
+        left = [lane for lane in lanes if not lane.join(END_S)]
+        return not left
 
     def _start(self, source: FrameSource, fresh: Sequence[tuple[Analysis, UDF, int]]) -> None:
         """One pass for all of these; those that cannot be bound are left out and told why."""
@@ -315,6 +317,4 @@ builtin_id = id
 
 def now_ms() -> int:
     """Milliseconds since 1970."""
-    import time
-
     return time.time_ns() // 1_000_000

@@ -59,7 +59,8 @@ def describe(source: FrameSource, kind: str, number: int, options: Mapping[str, 
     """A source as a part of the state."""
     meta = source.meta
     return {
-        "state": "ready", "kind": kind, "uri": meta.id.uri, "name": name_of(meta.id.uri), "format": meta.id.kind, "id": number, "error": None,
+        "state": "ready", "kind": kind, "uri": meta.id.uri, "name": name_of(meta.id.uri), "format": meta.id.kind, "id": number,
+        "error": None,
         "nav": list(meta.shape.nav), "sig": list(meta.shape.sig), "dtype": str(meta.dtype), "bytes": meta.n_bytes,
         "axes": [axis_json(a) for a in meta.axes], "channels": [channel_json(source, name) for name in meta.channels],
         "centre": [float(c) for c in (meta.centre or tuple((n - 1) / 2 for n in meta.shape.sig))], "centre_known": meta.centre is not None,

@@ -61,7 +61,7 @@ class Store:
             return list(self._held)
 
     def put(self, topic: str, array: Any, seen: _Arr | None, gen: int, final: bool, t_ms: int, info: OutputInfo) -> bool:
-        """Replace the newest version; False where nothing changed, or where it is older than what is there. The array is kept, not copied."""
+        """Replace the newest version; False where nothing changed, or it is older than what is there. The array is kept, not copied."""
         old = self._held.get(topic)
         if old is not None and old.gen > gen:
             return False
