@@ -79,8 +79,8 @@ class Follow:
             self._before = now, arrived
         positions = 0 if self.acquisition is None else self.acquisition.meta.shape.n_positions
         live = {
-            "arrived": arrived, "announced": positions, "in_per_s": rate, "fill": status["fill"], "blocked": bool(status["blocked"]), "problems": status["problems"],
-            "recorded_bytes": status["recorded_bytes"], "recording_error": status["recording_error"],
+            "arrived": arrived, "announced": positions, "in_per_s": rate, "fill": status["fill"], "blocked": bool(status["blocked"]),
+            "problems": status["problems"], "recorded_bytes": status["recorded_bytes"], "recording_error": status["recording_error"],
         }  # fmt: skip
         ledgers = [r.ledger for _, r in results if r.ledger]
         ledger = max(ledgers, key=lambda x: x.get("processed", 0)) if ledgers else None
