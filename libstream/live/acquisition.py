@@ -17,7 +17,7 @@ from libstream.live.assemble import Layout, Run
 from libstream.live.handout import HandOut
 from libstream.live.ledger import Counts
 from libstream.live.reader import opener_of
-from libstream.live.ring import Ring
+from libstream.live.ring import MIB, Ring
 from libstream.model.order import ScanOrder
 from libstream.model.shape import DataShape
 from libstream.model.source import Axis, SourceId, SourceMeta, default_axes
@@ -29,6 +29,8 @@ QUEUED_MAX = 1000
 """Acquisitions that wait to be taken; the oldest is given up where there are more."""
 TABLE_BYTES, TABLE_PART_BYTES = 32, 18
 """Memory that a run takes for each position, and for each sector or channel of it."""
+TABLE_FREE_BYTES = 64 * MIB
+"""So much it may always take; more only where the memory for frames is larger."""
 ShapeHook = Callable[[int, RunHeader], Any]
 Describe = Callable[[SourceMeta], SourceMeta]
 
@@ -140,7 +142,7 @@ class Arrivals:
         """See `Begins`."""
         order = self._order_of(header)
         needed = order.n_positions * (TABLE_BYTES + TABLE_PART_BYTES * layout.pieces)
-        if needed > self._ring.n_bytes:
+        if needed > max(self._ring.n_bytes, TABLE_FREE_BYTES):
             raise ShapeError(
                 f"run {header.run!r}: to keep account of {order.n_positions} positions takes {needed} bytes, more than the memory for "
                 f"frames ({self._ring.n_bytes}); give the scan= that is meant, or larger ring_bytes="

@@ -286,8 +286,11 @@ class Run:
         n_missing = self.n - self.n_ready - self.n_lost
         self._lose_partial(self._open())
         self._lose(np.flatnonzero(self.fate == WAITING), MISSING)
-        if state == "done" and (n_missing or self.counts.partial or self.counts.dropped or self.counts.rejected):
+        c = self.counts
+        if state == "done" and (n_missing or c.partial or c.dropped or c.rejected):
             state = "incomplete"
+            said = {"thrown away": c.dropped, "not as they should be": c.rejected, "without all their parts": c.partial}
+            reason = reason or "frames were " + ", ".join(f"{what} ({n})" for what, n in said.items() if n)
         self.state, self.reason = state, reason
         self.seconds = time.monotonic() - self.t_begun
         note = self._other_client()

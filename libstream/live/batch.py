@@ -35,9 +35,9 @@ class Batch:
         self.bad: list[int] = []
         self.strange: FramePart | None = None
         self._codec, self._channel, self._codec_id = "", -1, 0
-        if run is not None:
-            self._sectors, self._channels = run.layout.sectors, len(run.layout.channels)
-            self._shapes, self._dtypes, self._ids = run.layout.shapes, run.layout.dtypes, run.codec_id
+        layout = None if run is None else run.layout
+        self._sectors, self._channels = (0, 0) if layout is None else (layout.sectors, len(layout.channels))
+        self._shapes, self._dtypes = ((), ()) if layout is None else (layout.shapes, layout.dtypes)
 
     def add(self, part: FramePart, at: int) -> None:
         """One part, whose bytes begin at ring offset `at`. Raises WireError for one that cannot be."""
@@ -45,7 +45,8 @@ class Batch:
         if not (0 <= channel < self._channels and 0 <= sector < self._sectors and 0 <= number < _LARGEST):
             raise WireError(f"frame {number}: sector {sector}, channel {channel} cannot be in this run")
         if codec is not self._codec or channel != self._channel:
-            self._codec, self._channel, self._codec_id = codec, channel, self._ids(codec, channel)
+            self._codec, self._channel = codec, channel
+            self._codec_id = NO_CODEC if self.run is None else self.run.codec_id(codec, channel)
         if shape != self._shapes[channel] or dtype != self._dtypes[channel] or self._codec_id == NO_CODEC:
             self.bad.append(len(self.numbers))
             self.strange = part

@@ -18,7 +18,7 @@ from libstream.contracts.source import FrameReader, FrameSource
 from libstream.contracts.stream import Encoder, FramePart, Outgoing, RunEnd, RunHeader, StreamUrl, Transport
 from libstream.errors import CodecError, FormatError, UsageError, WireError
 from libstream.live.faults import Faults, ReplayAccount
-from libstream.live.record import data_files, read_about
+from libstream.live.record import ABOUT, data_files, read_about
 from libstream.live.sending import Ahead, Begin, Item, Leave, Message, Note, Over, Sender, Sending, message
 from libstream.model.shape import Region, Span
 
@@ -86,6 +86,13 @@ def replay(
         source, transport, encoder, make_decoder, rate=rate, run=run, repeat=repeat, pause_s=pause_s, seed=seed,
         progress=progress, opened=opened, cancel=cancel, patience_s=patience_s, ahead_bytes=ahead_bytes, faults=Faults.of(faults),
     )  # fmt: skip
+
+
+def is_recording_of(source: Any, url: str) -> bool:
+    """True for the folder of a recording whose messages can be sent to `url` as they are."""
+    if not isinstance(source, (str, Path)) or not (Path(source) / ABOUT).is_file():
+        return False
+    return bool(read_about(Path(source))["detector"] == StreamUrl.parse(url).scheme)
 
 
 def serve(

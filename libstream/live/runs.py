@@ -316,7 +316,7 @@ class Runs:
 
     def close(self, run: Run, reason: str, *, failed: bool = False) -> None:
         """Close a run: done where all frames came, else incomplete, or failed. Its user is told by `changed`."""
-        run.close("failed" if failed else "done" if run.settled else "incomplete", reason)
+        run.close("failed" if failed else "done" if run.settled else "incomplete", reason if failed or not run.settled else "")
         self.open = [r for r in self.open if r is not run]
         self._announced.pop(run.header.run, None)
         self._forget(run.header.run)

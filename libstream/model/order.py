@@ -110,10 +110,13 @@ def _path(positions: Any, scan: tuple[int, ...]) -> _Arr:
     if given.ndim == 2:
         if given.shape[1] != len(scan):
             raise ShapeError(f"positions has {given.shape[1]} columns, the scan {scan} has {len(scan)} axes")
-        if (given >= np.array(scan)).any():
-            i = int(np.argmax((given >= np.array(scan)).any(axis=1)))
+        none = (given < 0).any(axis=1)
+        outside = (given >= np.array(scan)).any(axis=1) & ~none
+        if outside.any():
+            i = int(np.argmax(outside))
             raise ShapeError(f"positions: {tuple(given[i].tolist())} of frame {i} lies outside of the scan {scan}")
-        flat = np.where((given < 0).any(axis=1), -1, np.ravel_multi_index(tuple(np.maximum(given, 0).T), scan))
+        flat = np.full(len(given), -1, np.int64)
+        flat[~none] = np.ravel_multi_index(tuple(given[~none].T), scan)
     else:
         if (given >= math.prod(scan)).any():
             i = int(np.argmax(given >= math.prod(scan)))
