@@ -10,7 +10,7 @@ from libstream.codecs import bslz4, lsr, merlin, merlin_header, wire
 from libstream.config import n_workers as _n_workers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
-from libstream.contracts.source import FileFormat, FrameReader, FrameSource, HandsOut, Opener, Partition, TakesPartitions
+from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Growing, HandsOut, Opener, Partition, TakesPartitions
 from libstream.contracts.stream import (
     Announced,
     Controller,
@@ -58,8 +58,20 @@ from libstream.model.result import Outputs, Result
 from libstream.model.shape import DataShape, Region, Span
 from libstream.model.source import Axis, RunMeta, SourceId, SourceMeta, default_axes
 from libstream.model.tile import At, Tile
+from libstream.registry import load
 
 n_workers_default = _n_workers
+
+
+def transport(name: str, *args: Any, **options: Any) -> Transport:
+    """A `Transport` for a detector: "zmq" or "tcp".
+
+    `transport("zmq", addresses, kind="pull" or "push", bind=...)`: addresses such as "tcp://127.0.0.1:9999", several for several lanes.
+    `transport("tcp", host, port, listen=..., framing=...)`: framing cuts the stream into messages, see its contract in
+    `libstream/io_backends/streams/_framing.py`; None for a side that only sends.
+    """
+    made: Transport = load("transports", name)(*args, **options)
+    return made
 
 
 def decoder_at(url: str, **options: Any) -> tuple[Callable[[], Decoder], int, int]:
@@ -104,6 +116,7 @@ __all__ = [
     "FramePart",
     "FrameReader",
     "FrameSource",
+    "Growing",
     "HandsOut",
     "Kernel",
     "LibstreamError",
@@ -164,5 +177,6 @@ __all__ = [
     "ragged",
     "sig",
     "single",
+    "transport",
     "wire",
 ]  # fmt: skip

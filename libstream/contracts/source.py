@@ -7,7 +7,7 @@ reads frames. Everything else (tiles, casts, corrections, regions of interest, r
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -199,6 +199,29 @@ class OpensFolders(Protocol):
 
     def probe_folder(self, path: str) -> float:
         """How sure this format is that the folder is one of its own (0 = not mine, 1 = certain). Never raises, never slow."""
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A file that is being written. source: described with all frames that there will be, read without mapping.
+
+    present: number of whole frames that are in the file now; rises. Raises SourceChangedError where the file is gone or was replaced.
+    """
+
+    source: FrameSource
+    present: Callable[[], int]
+
+
+@runtime_checkable
+class WatchesFiles(Protocol):
+    """A format whose frames can be read while the file is being written: frames of one size, one after the other."""
+
+    def watch(self, uri: str, options: Any, n_frames: int | None) -> Growing | None:
+        """A file that grows; None while it holds too little to say what it is.
+
+        n_frames: number of frames that there will be, where the caller knows it. Raises UsageError where nobody says it, FormatError
+        for a file that is something else (CorruptFileError where it may still become one).
+        """
 
 
 @runtime_checkable
