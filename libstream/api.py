@@ -15,13 +15,12 @@ from typing import Any, get_args
 import numpy as np
 
 from libstream import registry
-from libstream.connecting import connect, record, replay
+from libstream.connecting import connect, record, replay, watch
 from libstream.contracts.executor import Executor
 from libstream.contracts.source import FrameSource, WarmsUp
 from libstream.contracts.udf import UDF
 from libstream.errors import FormatError, UsageError
 from libstream.live.source import Acquisition, LiveSource
-from libstream.live.watch import WatchedFile
 from libstream.model.corrections import Corrections
 from libstream.model.result import Result
 from libstream.opening import open_source
@@ -91,51 +90,6 @@ def register(group: str, name: str, plugin: Any) -> None:
     if group not in groups:
         raise UsageError(f"there is no group {group!r} of plug-ins; there are {', '.join(groups)}")
     registry.register(group, name, plugin)  # type: ignore[arg-type]
-
-
-def watch(
-    uri: str | Path,
-    *,
-    scan: Any = None,
-    frames: int | None = None,
-    format: str | None = None,
-    frame: Any = None,
-    sync_offset: int | None = None,
-    scan_step: Any = None,
-    pixel: Any = None,
-    centre: tuple[float, float] | None = None,
-    rotation_deg: float | None = None,
-    channel: str | None = None,
-    stall_timeout_s: float = 10.0,
-    poll_s: float = 0.02,
-    **options: Any,
-) -> WatchedFile:
-    """Watch a file that is still being written (raw, npy, mib). Iterate, or `wait()`, for its acquisition, and use that like a file.
-
-    A run over it processes frames as they appear, and ends when all are there, or when the file has not grown for
-    `stall_timeout_s` seconds: then the positions without a frame are missing, and the result is incomplete.
-
-    Args:
-        uri: path; the file need not exist yet.
-        scan: shape of the scan (y, x); where the file itself does not say it, it also says how many frames there will be.
-        frames: number of frames that there will be, where neither `scan` nor the file says it.
-        stall_timeout_s: silence after which no more frames are expected.
-        poll_s: how often the length of the file is looked at.
-        format, frame, sync_offset, scan_step, pixel, centre, rotation_deg, channel, options: as for `open`.
-
-    Raises:
-        FormatError, ShapeError, UsageError: as `open` does, once the file is there.
-    """
-    if not stall_timeout_s > 0 or not poll_s > 0:
-        raise UsageError(f"stall_timeout_s and poll_s are times in seconds, above 0, got {stall_timeout_s!r} and {poll_s!r}")
-
-    def look() -> Any:
-        return watch_source(
-            uri, format=format, scan=scan, frame=frame, frames=frames, sync_offset=sync_offset, scan_step=scan_step, pixel=pixel,
-            centre=centre, rotation_deg=rotation_deg, channel=channel, options=options,
-        )  # fmt: skip
-
-    return WatchedFile(look, str(uri), stall_timeout_s=stall_timeout_s, poll_s=poll_s)
 
 
 def on(channel: str, udf: UDF) -> OnChannel:

@@ -1,4 +1,4 @@
-"""The verbs of live sources: connect, record, replay. Names -> plug-ins -> live."""
+"""The verbs of live sources: connect, record, replay, watch. Names -> plug-ins -> live."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from libstream import registry
 from libstream.contracts.indexing import memory_available
 from libstream.contracts.source import FrameSource
 from libstream.contracts.stream import StreamUrl
+from libstream.errors import UsageError
 from libstream.live.source import LiveSource
+from libstream.live.watch import WatchedFile
 from libstream.model.source import SourceMeta
-from libstream.opening import described, scan_shape
+from libstream.opening import described, scan_shape, watch_source
 
 
 def connect(
@@ -74,7 +76,7 @@ def connect(
         recorder = Recorder(record, url, parsed.scheme, options=options)
     return LiveSource(
         detector, url, scan=None if scan is None else scan_shape("scan", scan), order=given, shape_hook=shape_hook,
-        ring_bytes=memory_available() // 4 if ring_bytes is None else int(ring_bytes), max_message_bytes=max_message_bytes,
+        ring_bytes=int(min(memory_available(), 1 << 40) // 4 if ring_bytes is None else ring_bytes), max_message_bytes=max_message_bytes,
         policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
     )  # fmt: skip
 
@@ -104,3 +106,48 @@ def record(url: str, folder: str | Path, **options: Any) -> Any:
     from libstream.live.capture import record as capture
 
     return capture(url, folder, **options)
+
+
+def watch(
+    uri: str | Path,
+    *,
+    scan: Any = None,
+    frames: int | None = None,
+    format: str | None = None,
+    frame: Any = None,
+    sync_offset: int | None = None,
+    scan_step: Any = None,
+    pixel: Any = None,
+    centre: tuple[float, float] | None = None,
+    rotation_deg: float | None = None,
+    channel: str | None = None,
+    stall_timeout_s: float = 10.0,
+    poll_s: float = 0.02,
+    **options: Any,
+) -> WatchedFile:
+    """Watch a file that is still being written (raw, npy, mib). Iterate, or `wait()`, for its acquisition, and use that like a file.
+
+    A run over it processes frames as they appear, and ends when all are there, or when the file has not grown for
+    `stall_timeout_s` seconds: then the positions without a frame are missing, and the result is incomplete.
+
+    Args:
+        uri: path; the file need not exist yet.
+        scan: shape of the scan (y, x); where the file itself does not say it, it also says how many frames there will be.
+        frames: number of frames that there will be, where neither `scan` nor the file says it.
+        stall_timeout_s: silence after which no more frames are expected.
+        poll_s: how often the length of the file is looked at.
+        format, frame, sync_offset, scan_step, pixel, centre, rotation_deg, channel, options: as for `open`.
+
+    Raises:
+        FormatError, ShapeError, UsageError: as `open` does, once the file is there.
+    """
+    if not stall_timeout_s > 0 or not poll_s > 0:
+        raise UsageError(f"stall_timeout_s and poll_s are times in seconds, above 0, got {stall_timeout_s!r} and {poll_s!r}")
+
+    def look() -> Any:
+        return watch_source(
+            uri, format=format, scan=scan, frame=frame, frames=frames, sync_offset=sync_offset, scan_step=scan_step, pixel=pixel,
+            centre=centre, rotation_deg=rotation_deg, channel=channel, options=options,
+        )  # fmt: skip
+
+    return WatchedFile(look, str(uri), stall_timeout_s=stall_timeout_s, poll_s=poll_s)

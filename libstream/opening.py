@@ -7,7 +7,7 @@ import difflib
 import math
 import operator
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from libstream import registry
-from libstream.contracts.source import FrameReader, FrameSource, Opener, OpensFolders, Partition, ReadsInWays
-from libstream.errors import FormatError, NotInstalledError, ParameterError, ShapeError, UsageError
+from libstream.contracts.source import FrameReader, FrameSource, Opener, OpensFolders, Partition, ReadsInWays, WatchesFiles
+from libstream.errors import CorruptFileError, FormatError, NotInstalledError, ParameterError, ShapeError, UsageError
 from libstream.model.quantity import Quantity
 from libstream.model.shape import DataShape, Region, Span
 from libstream.model.source import Axis, SourceMeta, default_axes
@@ -31,7 +31,56 @@ def open_source(
 ) -> FrameSource:  # fmt: skip
     """See `libstream.api.open`."""
     name, fmt, location = _format_of(uri, format)
-    given, wanted = dict(options), scan
+    given, left = _options(fmt, name, scan, frame, options)
+    source: FrameSource = fmt.open(location, _made(fmt, name, given))
+    laid_out = given.get("scan") and source.meta.shape.nav[: len(given["scan"])] == given["scan"]
+    if io != "auto":
+        source = _read_by(source, io, name)
+    # a scan that the format has laid out itself (flyback, several frames at each position) is not asked for again
+    meta = described(source.meta, None if laid_out else scan, left, sync_offset, scan_step, pixel, centre, rotation_deg)
+    call = {
+        "format": format, "scan": scan, "frame": frame, "sync_offset": sync_offset, "scan_step": scan_step, "pixel": pixel,
+        "centre": centre, "rotation_deg": rotation_deg, "channel": channel, "io": None if io == "auto" else io, **given,
+    }  # fmt: skip
+    return _viewed(source, meta, call, channel)
+
+
+def watch_source(
+    uri: Any, *, format: str | None, scan: Any, frame: Any, frames: int | None, sync_offset: int | None, scan_step: Any, pixel: Any,
+    centre: Any, rotation_deg: float | None, channel: str | None, options: Mapping[str, Any],
+) -> tuple[FrameSource, Callable[[], int]] | None:  # fmt: skip
+    """A file that is being written, and the function that counts its frames; None while it holds too little. See `libstream.api.watch`."""
+    if not isinstance(uri, (str, os.PathLike)) or "://" in os.fspath(uri):
+        raise UsageError(f"only files can be watched, got {uri!r}")
+    path = Path(os.fspath(uri))
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return None
+    name, fmt, location = _format_of(uri, format)
+    if not isinstance(fmt, WatchesFiles):
+        raise UsageError(
+            f"{uri}: files of format {name} cannot be read while they are written (raw, npy and mib files can); open it when it is finished"
+        )
+    given, left = _options(fmt, name, scan, frame, options)
+    if frames is None and scan is not None:
+        frames = math.prod(scan_shape("scan", scan)) + max(0, sync_offset or 0)
+    try:
+        growing = fmt.watch(location, _made(fmt, name, given), frames)
+    except CorruptFileError:
+        return None  # not yet what it will be
+    if growing is None:
+        return None
+    source = growing.source
+    meta = described(source.meta, scan, left, sync_offset, scan_step, pixel, centre, rotation_deg)
+    call = {
+        "format": format, "scan": scan, "frame": frame, "sync_offset": sync_offset, "scan_step": scan_step, "pixel": pixel,
+        "centre": centre, "rotation_deg": rotation_deg, "channel": channel, **given,
+    }  # fmt: skip
+    return _viewed(source, meta, call, channel), growing.present
+
+
+def _options(fmt: Any, name: str, scan: Any, frame: Any, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Options of the format by name, and `frame` where the format does not take it."""
+    given = dict(options)
     known = {f.name for f in fields(fmt.options)}
     if frame is not None and "frame" in known:
         given["frame"], frame = scan_shape("frame", frame), None
@@ -42,21 +91,18 @@ def open_source(
             near = difflib.get_close_matches(option, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UsageError(f"format {name} takes no option {option!r}; {hint}it takes: {', '.join(sorted(known)) or 'none'}")
+    return given, frame
+
+
+def _made(fmt: Any, name: str, given: Mapping[str, Any]) -> Any:
     try:
-        made = fmt.options(**given)
+        return fmt.options(**given)
     except (TypeError, ValueError) as exc:
         raise UsageError(f"options of format {name}: {exc}") from exc
-    source: FrameSource = fmt.open(location, made)
-    if given.get("scan") and source.meta.shape.nav[: len(given["scan"])] == given["scan"]:
-        scan = None  # the format has laid it out: with flyback, or several frames at each position
-    if io != "auto":
-        source = _read_by(source, io, name)
-    view = _View(source, described(source.meta, scan, frame, sync_offset, scan_step, pixel, centre, rotation_deg))
-    call = {
-        "format": format, "scan": wanted, "frame": options.get("frame", frame) if frame is None else frame, "sync_offset": sync_offset,
-        "scan_step": scan_step, "pixel": pixel, "centre": centre, "rotation_deg": rotation_deg, "channel": channel,
-        "io": None if io == "auto" else io, **given,
-    }  # fmt: skip
+
+
+def _viewed(source: FrameSource, meta: SourceMeta, call: Mapping[str, Any], channel: str | None) -> FrameSource:
+    view = _View(source, meta)
     view.opened = {k: _plain(v) for k, v in call.items() if v is not None}
     return view if channel is None else view.channel(channel)
 

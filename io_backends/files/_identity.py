@@ -31,6 +31,7 @@ class StoredFile:
     """State of one file at opening, with the frames it holds.
 
     offset: byte at which the first frame's record begins. mtime_ns, device, inode, size: as `os.stat` gave them.
+    growing: it is being written, and may get longer at any time.
     settled: it had not been written to in the last 5 seconds, so that it may be mapped into memory.
     """
 
@@ -42,6 +43,7 @@ class StoredFile:
     settled: bool
     n_frames: int = 0
     offset: int = 0
+    growing: bool = False
 
 
 def local_path(uri: str) -> str:
@@ -70,6 +72,10 @@ def stat_file(path: str, *, n_frames: int = 0, offset: int = 0) -> StoredFile:
 
 def verify(file: StoredFile, st: os.stat_result) -> None:
     """Raise SourceChangedError unless `st` is the state in which `file` was opened."""
+    if file.growing and st.st_size >= file.size:
+        if st.st_dev == file.device and st.st_ino != file.inode:
+            raise changed(file, "was replaced by another file", f"inode {file.inode}", f"inode {st.st_ino}")
+        return
     if st.st_size != file.size:
         word = "shortened" if st.st_size < file.size else "extended"
         raise changed(file, f"was {word}", f"{file.size} bytes", f"{st.st_size} bytes")
@@ -178,9 +184,26 @@ def whole_frames(
     return n
 
 
+def present_in(file: StoredFile, *, stride: int, last: int) -> int:
+    """Whole records that are in a growing file now. stride, last: as for `whole_frames`; `file.offset` bytes are before the first one.
+
+    Raises SourceChangedError where the file is gone, shorter than it was, or another one.
+    """
+    try:
+        st = os.stat(file.path)
+    except OSError as exc:
+        raise changed(file, "is gone", f"{file.size} bytes", exc.strerror or str(exc)) from exc
+    verify(file, st)
+    body = st.st_size - file.offset
+    if body < last:
+        return 0
+    n, rest = divmod(body, stride)
+    return n + (rest >= last)
+
+
 def may_map(file: StoredFile) -> bool:
     """True where the file may be mapped: settled, and on a file system of this computer."""
-    return file.settled and file.size > 0 and not _on_network(file.path)
+    return file.settled and not file.growing and file.size > 0 and not _on_network(file.path)
 
 
 def _on_network(path: str) -> bool:

@@ -15,6 +15,8 @@ from libstream.ext import (
     DataShape,
     FormatError,
     FrameSource,
+    Growing,
+    SourceId,
     SourceMeta,
     Span,
     UsageError,
@@ -24,7 +26,7 @@ from libstream.ext import (
 )  # fmt: skip
 from libstream.io_backends.files import _mib_set as mib_set
 from libstream.io_backends.files._fixed import FixedLayout, FixedReader
-from libstream.io_backends.files._identity import local_path, source_id, stat_file
+from libstream.io_backends.files._identity import local_path, present_in, source_id, stat_file
 
 _Arr = np.ndarray[Any, Any]
 _CHUNK = 2 * 1024 * 1024
@@ -179,6 +181,34 @@ class MibFormat:
             notes=tuple(notes),
         )
         return FrameSource(meta, opener)
+
+    def watch(self, uri: str, options: MibOptions, n_frames: int | None) -> Growing | None:
+        """See `WatchesFiles`. One file, with or without its .hdr, which says how many frames there will be."""
+        hdr_path, paths = mib_set.companions(stat_file(local_path(uri)).path, False)
+        path = paths[0]
+        hdr, notes = _acquisition(hdr_path, required=False)
+        n = n_frames if n_frames is not None else hdr.n_frames if hdr is not None else None
+        if n is None:
+            raise UsageError(f"{path}: no .hdr file says how many frames there will be; pass scan=(y, x) or frames=n")
+        part = mib_set.read_part(path, hdr.depth if hdr is not None else 0)
+        if part.file.n_frames < min(n, 2):  # the second header says whether there are two counters
+            return None
+        counters = mib_set.counters_of(part)
+        numbers = mib_set.numbering([part], len(counters))
+        stored = replace(part.file, n_frames=n * len(counters), growing=True)
+        channels, opener = _layouts([replace(part, file=stored)], counters, numbers)
+        stride = part.record * len(counters)
+        nav, more = _scan(n, n, hdr)
+        meta = SourceMeta(
+            id=SourceId(uri, self.name, n * stride),
+            shape=DataShape(nav, part.pixels.sig),
+            dtype=part.pixels.dtype,
+            n_frames=n,
+            channels=channels,
+            vendor={"hdr": dict(hdr.fields) if hdr is not None else {}, "frame": part.head.vendor()},
+            notes=(*notes, *numbers.notes, *more),
+        )
+        return Growing(FrameSource(meta, opener), lambda: present_in(stored, stride=stride, last=stride))
 
 
 def _acquisition(path: str | None, required: bool) -> tuple[merlin_header.AcquisitionHeader | None, list[str]]:

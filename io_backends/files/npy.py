@@ -10,9 +10,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from libstream.ext import CorruptFileError, DataShape, FormatError, FrameReader, FrameSource, Region, SourceMeta, Span, UsageError, param
+from libstream.ext import (
+    CorruptFileError,
+    DataShape,
+    FormatError,
+    FrameReader,
+    FrameSource,
+    Growing,
+    Region,
+    SourceId,
+    SourceMeta,
+    Span,
+    UsageError,
+    param,
+)
 from libstream.io_backends.files._fixed import FixedLayout, FixedReader
-from libstream.io_backends.files._identity import local_path, source_id, stat_file, whole_frames
+from libstream.io_backends.files._identity import local_path, present_in, source_id, stat_file, whole_frames
 
 _Arr = np.ndarray[Any, Any]
 _MAGIC = b"\x93NUMPY"
@@ -149,6 +162,25 @@ class NpyFormat:
             id=source_id(uri, self.name, [path]), shape=DataShape(nav, sig), dtype=header.dtype.newbyteorder("="), n_frames=n, notes=notes
         )
         return FrameSource(meta, opener)
+
+    def watch(self, uri: str, options: NpyOptions, n_frames: int | None) -> Growing:
+        """See `WatchesFiles`. The header of a .npy file says how many frames there will be."""
+        path = local_path(uri)
+        if options.sig_dims not in (1, 2):
+            raise UsageError(f"{path}: sig_dims is the number of axes of a frame, 1 or 2, got {options.sig_dims}")
+        file, header = stat_file(path), _header(path)
+        nav, sig = header.shape[: -options.sig_dims], header.shape[-options.sig_dims :]
+        size = math.prod(sig) * header.dtype.itemsize
+        n = math.prod(nav)
+        if len(header.shape) < options.sig_dims or not size or not n:
+            raise FormatError(f"{path}: its header announces an array of shape {header.shape}: there are no frames in it")
+        if header.fortran and sum(s > 1 for s in header.shape) > 1:
+            raise FormatError(f"{path}: is written in Fortran order: no frame is complete before the file is. Open it when it is finished.")
+        stored = replace(file, n_frames=n, offset=header.offset, growing=True)
+        name = SourceId(uri, self.name, header.offset + n * size)
+        meta = SourceMeta(id=name, shape=DataShape(nav, sig), dtype=header.dtype.newbyteorder("="), n_frames=n)
+        layout = FixedLayout((stored,), sig, header.dtype, size)
+        return Growing(FrameSource(meta, layout), lambda: present_in(stored, stride=size, last=size))
 
 
 @dataclass(frozen=True)

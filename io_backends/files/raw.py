@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from libstream.ext import DataShape, FormatError, FrameSource, SourceMeta, UsageError, param
+from libstream.ext import DataShape, FormatError, FrameSource, Growing, SourceId, SourceMeta, UsageError, param
 from libstream.io_backends.files._fixed import FixedLayout
-from libstream.io_backends.files._identity import local_path, source_id, stat_file, whole_frames
+from libstream.io_backends.files._identity import local_path, present_in, source_id, stat_file, whole_frames
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,16 @@ class RawFormat:
 
     def open(self, uri: str, options: RawOptions) -> FrameSource:
         """Open a raw file. Raises FormatError naming the size of the file where dtype or frame are missing."""
+        return self._opened(uri, options, None).source
+
+    def watch(self, uri: str, options: RawOptions, n_frames: int | None) -> Growing:
+        """See `WatchesFiles`."""
+        if n_frames is None:
+            raise UsageError(f"{uri}: a raw file does not say how many frames there will be; pass scan=(y, x) or frames=n")
+        return self._opened(uri, options, n_frames)
+
+    def _opened(self, uri: str, options: RawOptions, expected: int | None) -> Growing:
+        """expected: number of frames that a growing file will have, None for a finished one."""
         path = local_path(uri)
         file = stat_file(path)
         for name in ("offset", "gap", "frame_header", "frame_footer"):
@@ -58,17 +68,15 @@ class RawFormat:
         pixels = math.prod(sig) * dtype.itemsize
         stride = options.frame_header + pixels + options.frame_footer + options.gap
         last = stride - options.gap
-        n = whole_frames(file, offset=options.offset, stride=stride, last=last, allow_truncated=options.allow_truncated)
-        layout = FixedLayout(
-            files=(replace(file, n_frames=n, offset=options.offset),), sig=sig, dtype=dtype, stride=stride, pixels=options.frame_header
-        )
-        meta = SourceMeta(
-            id=source_id(uri, self.name, [path]),
-            shape=DataShape((n,) if n != 1 else (), sig),
-            dtype=layout.out_dtype,
-            n_frames=n,
-        )
-        return FrameSource(meta, layout)
+        if expected is None:
+            n = whole_frames(file, offset=options.offset, stride=stride, last=last, allow_truncated=options.allow_truncated)
+            name_of = source_id(uri, self.name, [path])
+        else:
+            n, name_of = expected, SourceId(uri, self.name, options.offset + (expected - 1) * stride + last)
+        stored = replace(file, n_frames=n, offset=options.offset, growing=expected is not None)
+        layout = FixedLayout(files=(stored,), sig=sig, dtype=dtype, stride=stride, pixels=options.frame_header)
+        meta = SourceMeta(id=name_of, shape=DataShape((n,) if n != 1 else (), sig), dtype=layout.out_dtype, n_frames=n)
+        return Growing(FrameSource(meta, layout), lambda: present_in(stored, stride=stride, last=last))
 
 
 def _dtype(given: Any, path: str) -> np.dtype[Any]:

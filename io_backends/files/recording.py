@@ -163,7 +163,7 @@ def _order(run: RunIndex, options: RecordingOptions, uri: str) -> ScanOrder:
     scan = options.scan if options.scan is not None else said
     if scan is None:
         raise UsageError(f"{uri}: order, flyback, frames_per_position and positions need the shape of the scan; pass scan=(y, x)")
-    how = {"order": options.order, "flyback": options.flyback, "frames_per_position": options.frames_per_position}
+    how: dict[str, Any] = {"order": options.order, "flyback": options.flyback, "frames_per_position": options.frames_per_position}
     order = ScanOrder.of(tuple(np.ravel(scan).tolist()), **how, positions=options.positions)
     if announced is not None and order.n_frames != announced:
         raise ShapeError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import threading
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from libstream import api
@@ -14,9 +13,7 @@ from libstream.cli._liveargs import n_bytes
 from libstream.cli._liveline import LiveLine
 from libstream.cli._openargs import add_open_arguments, open_options, option
 from libstream.cli.command import INTERRUPTED, OK, Command, duration, say, say_json, size, tell
-from libstream.contracts.stream import StreamUrl
-from libstream.live.record import ABOUT, read_about
-from libstream.live.replay import AHEAD_BYTES, replay
+from libstream.live.replay import AHEAD_BYTES, is_recording_of, replay
 from libstream.live.sending import Sending
 
 _EXAMPLES = """\
@@ -120,10 +117,8 @@ def _run(args: argparse.Namespace) -> int:
 
 def _source(args: argparse.Namespace) -> Any:
     """A recording of the same kind of detector as it is, anything else opened."""
-    folder = Path(args.file)
-    raw = folder.is_dir() and (folder / ABOUT).is_file() and not args.decoded and not open_options(args)
-    if raw and read_about(folder)["detector"] == StreamUrl.parse(args.url).scheme:
-        return folder
+    if not args.decoded and not open_options(args) and is_recording_of(args.file, args.url):
+        return args.file
     return api.open(args.file, **open_options(args))
 
 
