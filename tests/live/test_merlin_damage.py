@@ -163,3 +163,11 @@ def test_damaged_streams_are_understood_again() -> None:
         found = numbers_in(b"".join(broken), max_bytes=100_000, chunk=rng.choice([0, 900, 5000]))
         assert set(range(25, 30)) <= set(found)
         assert len(set(found) & set(range(30))) >= 24
+
+
+@pytest.mark.parametrize("chunk", [0, 700])
+def test_a_frame_that_is_cut_off_costs_no_other_one(chunk: int) -> None:
+    messages, _ = good_stream(10)
+    for cut in [*range(30), *range(30, len(messages[5]), 41)]:
+        stream = [*messages[:5], messages[5][:cut], *messages[6:]]
+        assert numbers_in(b"".join(stream), chunk=chunk) == [i for i in range(10) if i != 4], cut
