@@ -59,6 +59,15 @@ def _splat32(a: _Arr, i: int, value: np.uint64) -> None:
     a[_within(a, i, 32)] = np.frombuffer(int(value).to_bytes(8, "little") * 4, np.uint8)
 
 
+def _zero_bytes(word: np.uint64) -> int:
+    value = int(word)
+    return 8 if value == 0 else ((value & -value).bit_length() - 1) // 8
+
+
+def _store8(a: _Arr, i: int, value: int) -> None:
+    a[_within(a, i, 1)] = value
+
+
 def _copier(n: int) -> Callable[..., None]:
     def copy(dst: _Arr, i: int, src: _Arr, j: int) -> None:
         dst[_within(dst, i, n)] = src[_within(src, j, n)].copy()
@@ -71,6 +80,8 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "load64": _load64,
     "store64": _store64,
     "splat32": _splat32,
+    "store8": _store8,
+    "zero_bytes": _zero_bytes,
     **{f"copy{n}": _copier(n) for n in (8, 16, 32)},
 }
 _ALL = {name: _Raw(twin, name) for name, twin in _TWINS.items()}
@@ -88,5 +99,9 @@ store64 = _ALL["store64"]
 """store64(a, i, word): the inverse."""
 splat32 = _ALL["splat32"]
 """splat32(a, i, word): a word, four times in a row."""
+store8 = _ALL["store8"]
+"""store8(a, i, value): the low byte of a signed word to byte i of a."""
+zero_bytes = _ALL["zero_bytes"]
+"""zero_bytes(word): how many of the lowest bytes of a word are 0."""
 copy8, copy16, copy32 = _ALL["copy8"], _ALL["copy16"], _ALL["copy32"]
 """copyN(dst, i, src, j): N bytes, all read before the first is written."""

@@ -58,6 +58,24 @@ def _splat32(tc: Any, a: Any, i: Any, word: Any) -> Any:
     return types.void(a, types.intp, types.uint64), gen
 
 
+@intrinsic
+def _store8(tc: Any, a: Any, i: Any, value: Any) -> Any:
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        byte = builder.trunc(args[2], ir.IntType(8))
+        builder.store(byte, _at(context, builder, sig.args[0], args[0], args[1], ir.IntType(8)))
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp), gen
+
+
+@intrinsic
+def _zero_bytes(tc: Any, word: Any) -> Any:
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.lshr(builder.cttz(args[0], ir.Constant(ir.IntType(1), 0)), ir.Constant(_WORD, 3))
+
+    return types.intp(types.uint64), gen
+
+
 def _copier(n: int) -> Any:
     @intrinsic
     def copy(tc: Any, dst: Any, i: Any, src: Any, j: Any) -> Any:
@@ -115,3 +133,15 @@ def copy16(dst, i, src, j):  # type: ignore[no-untyped-def]
 def copy32(dst, i, src, j):  # type: ignore[no-untyped-def]
     """See `_raw.copy8`."""
     _copy32(dst, i, src, j)
+
+
+@numba.njit(nogil=True)
+def store8(a, i, value):  # type: ignore[no-untyped-def]
+    """See `_raw.store8`."""
+    _store8(a, i, value)
+
+
+@numba.njit(nogil=True)
+def zero_bytes(word):  # type: ignore[no-untyped-def]
+    """See `_raw.zero_bytes`."""
+    return _zero_bytes(word)

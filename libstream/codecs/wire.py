@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -211,7 +212,10 @@ def encode(codec: str, frame: _Arr) -> bytes:
     if plan.kind == _KINDS["zstd"]:
         return _zstd.encode(raw)
     block = default_block(plan.item)
-    buffer = np.empty(_encode.bound(raw.size) + 12 + 32 * (raw.size // min(block, _LZ4_BLOCK) + 1), np.uint8)
+    room = _encode.bound(raw.size) + 12 + 32 * (raw.size // min(block, _LZ4_BLOCK) + 1)
+    buffer: _Arr | None = getattr(_scratch, "buffer", None)
+    if buffer is None or buffer.size < room:  # kept: fresh pages cost as much as the encoding
+        buffer = _scratch.buffer = np.empty(room, np.uint8)
     if plan.kind == k.BSLZ4:
         n = _encode.encode_bslz4.cached(raw, plan.item, block, buffer)
     else:
@@ -220,6 +224,7 @@ def encode(codec: str, frame: _Arr) -> bytes:
 
 
 _LZ4_BLOCK = 65536
+_scratch = threading.local()
 
 
 def warm_up(codec: str, shape: tuple[int, int], dtype: Any) -> None:
