@@ -17,7 +17,7 @@ KERNELS := $(wildcard libstream/kernels/*.py udfs/*.py udfs/kernels/*.py)
 .NOTPARALLEL:
 
 help:
-	@echo "make demo      open a generated 4D-STEM file, run three UDFs, write result and picture (ARGS=... are passed on)"
+	@echo "make demo      a simulated detector streams, three UDFs process it live, result and picture are written (ARGS=... are passed on)"
 	@echo "make test      all tests (ARGS=... are passed to pytest)"
 	@echo "make check     what CI does after the tests: lint, types, import contracts, packaging"
 	@echo "make docs      write docs/reference anew from the docstrings"

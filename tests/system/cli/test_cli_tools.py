@@ -139,16 +139,35 @@ def test_demo(cli: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.code == 0, said.err
     assert opened == []
     out = folder / "demo-output"
-    assert sorted(p.name for p in out.iterdir()) == ["result.h5", "result.png", "scan.hdr", "scan.mib"]
-    result = ls.load_result(out / "result.h5")
+    assert sorted(p.name for p in out.iterdir()) == ["live.h5", "live.png", "scan.hdr", "scan.mib"]
+    result = ls.load_result(out / "live.h5")
     assert result.complete
+    assert result.ledger["received"] == 36
     frames = ls.open(out / "scan.mib")[...]
     assert frames.shape == (6, 6, 256, 256)
     np.testing.assert_array_equal(result["sum"]["sum"], frames.sum(axis=(0, 1)))
-    assert "libstream rerun" in said.out
+    assert "36 frames sent, 0 lost on purpose" in said.out
+    assert "equal, bit for bit, in every value" in said.out
     said = cli("demo", "--size", "2")
     assert said.code == 0
-    assert opened == [(out / "result.png").resolve().as_uri()]
+    assert opened == [(out / "live.png").resolve().as_uri()]
+
+
+def test_demo_with_a_detector_that_loses_frames(cli: Any, folder: Path) -> None:
+    said = cli("demo", "--headless", "--size", "8", "--loss", "0.2")
+    assert said.code == 0, said.err
+    result = ls.load_result(folder / "demo-output" / "live.h5")
+    lost = result.ledger["missing"]
+    assert lost > 0
+    assert f"{lost} lost on purpose" in said.out
+    assert f"at the {64 - lost} positions that arrived" in said.out
+
+
+def test_the_demo_says_when_live_and_offline_differ(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_differences", lambda live, offline: ["sum/sum"])
+    said = cli("demo", "--headless", "--size", "2")
+    assert said.code == 1
+    assert "sum/sum" in said.err
 
 
 def test_the_commands_that_the_demo_suggests_work(cli: Any, folder: Path) -> None:
@@ -156,10 +175,17 @@ def test_the_commands_that_the_demo_suggests_work(cli: Any, folder: Path) -> Non
 
     said = cli("demo", "--headless", "--size", "4")
     tips = [line.partition("#")[0].strip() for line in said.out.partition("what to try next:")[2].splitlines()]
-    tips = [tip for tip in tips if tip.startswith("libstream ")]
-    assert len(tips) == 5
-    for tip in tips:
-        done = cli(*shlex.split(tip)[1:])
+    tips = [shlex.split(tip)[1:] for tip in tips if tip.startswith("libstream ")]
+    assert [tip[0] for tip in tips] == ["replay", "listen", "run", "rerun", "new-udf", "plugins"]
+    replay, listen, *others = tips
+    with subprocess.Popen(
+        [sys.executable, "-m", "libstream", *replay], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as detector:
+        done = cli(*listen)
+        detector.communicate(timeout=60)
+    assert done.code == 0, done.err
+    for tip in others:
+        done = cli(*tip)
         assert done.code == 0, (tip, done.err)
 
 
