@@ -34,7 +34,7 @@ class OwnEncoder:
             raise UsageError(
                 f"{meta.id.uri}: frames of {shape.sig} {dtype} cannot be sent; expected two axes and one of {', '.join(DTYPES)}"
             )
-        self._run, self._n, self._sent = run, meta.n_frames, 0
+        self._run, self._sent = run, 0
         self._shape, self._dtype = (shape.sig[0], shape.sig[1]), meta.dtype
         self._channels = {name: i for i, name in enumerate(meta.channels)}
         self._codecs: dict[str, str] = {}
