@@ -32,7 +32,7 @@ class MerlinControl:
     """
 
     def __init__(self, host: str, port: int, timeout_s: float = TIMEOUT_S) -> None:
-        self.host, self.port, self.timeout_s = host, port, timeout_s
+        self.host, self.port, self.timeout_s = host.strip("[]"), port, timeout_s
         self._lock = threading.RLock()
         self._socket: socket.socket | None = None
 

@@ -23,7 +23,7 @@ class ControlServer:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+        self.host, self.port = host.strip("[]"), port
         self.settings = {
             "IMAGEX": "0", "IMAGEY": "0", "COUNTERDEPTH": "12", "NUMFRAMESTOACQUIRE": "0", "FILEFORMAT": "0", "TRIGGERSTART": "0"
         }  # fmt: skip

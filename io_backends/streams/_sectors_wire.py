@@ -61,14 +61,15 @@ class SectorsDecoder:
     """Messages to events. See `Decoder`.
 
     frame: shape (y, x) of a whole frame; () = by the size of the first sector: square frames.
+    dwell: frames at each position, one after another. Headers do not say it.
 
     A run begins when a new scan number appears in the data. Announcements that come before are kept until then.
     """
 
     has_end = False
 
-    def __init__(self, frame: tuple[int, ...] = ()) -> None:
-        self._frame = frame
+    def __init__(self, frame: tuple[int, ...] = (), dwell: int = 1) -> None:
+        self._frame, self._dwell = frame, dwell
         self._scans: dict[int, _Scan] = {}
         self._early: dict[int, list[int]] = {}
         self._now = _Scan(-1, 0, 0, (0, 0))
@@ -95,7 +96,7 @@ class SectorsDecoder:
         if scan != now.number or columns != now.columns or rows != now.rows or n != now.n_bytes or module >= SECTORS or frame >= _MAX_FRAME:
             return self._careful(_header(numbers), n)
         part = FramePart(scan, frame, 1, 0, n, "raw<", now.sector, "uint16", module)
-        if y * columns + x == frame or now.noted:
+        if y * columns + x == frame // self._dwell or now.noted:
             return (part,)
         now.noted = True
         return (part, Skipped(_elsewhere(_header(numbers))))
@@ -129,9 +130,10 @@ class SectorsDecoder:
         meta = {"scan_number": head.scan, "thread_id": head.thread}
         if head.threads >= 0:
             meta["num_frames_this_thread"] = head.threads
-        scan.noted = head.y * head.columns + head.x != head.frame
+        scan.noted = head.y * head.columns + head.x != head.frame // self._dwell
         frame, notes = (SECTORS * sector[0], sector[1]), (_elsewhere(head),) if scan.noted else ()
-        events.append(RunHeader(head.scan, head.rows * head.columns, (head.rows, head.columns), frame, "uint16", meta=meta, notes=notes))
+        n_frames = head.rows * head.columns * self._dwell
+        events.append(RunHeader(head.scan, n_frames, (head.rows, head.columns), frame, "uint16", meta=meta, notes=notes))
         early = self._early.pop(head.scan, [])
         events += [Announced(head.scan, i, count) for i, count in enumerate(early)]
         scan.announced = len(early)
@@ -163,7 +165,8 @@ def _keep(known: dict[int, Any], number: int, value: Any) -> None:
 def _elsewhere(head: Header) -> str:
     return (
         f"frame {head.frame} was taken at row {head.y}, column {head.x}, which is position {head.y * head.columns + head.x} of the scan: "
-        "frames are placed by their number. Where there are several frames for each position, or another order, say so when connecting"
+        "frames are placed by their number. Where the camera takes several frames at each position, or in another order, say so when "
+        "connecting (dwell= in the address and frames_per_position=, positions=)"
     )
 
 
@@ -285,13 +288,14 @@ class SectorsEncoder:
     """Frames as four streams of sectors. See `Encoder`.
 
     fields: numbers in a header: 8, or 9 with the count of frames of the sender's thread. info: announce how many messages come, on
-    the socket after those of the sectors. n_lanes: sockets of the sectors, 4, or 1 for all of them.
+    the socket after those of the sectors. n_lanes: sockets of the sectors, 4, or 1 for all of them. dwell: the last axis of the scan is
+    this many frames at each position.
     """
 
-    def __init__(self, fields: int = 8, info: bool = True, n_lanes: int = SECTORS) -> None:
+    def __init__(self, fields: int = 8, info: bool = True, n_lanes: int = SECTORS, dwell: int = 1) -> None:
         if fields not in (8, 9):
             raise UsageError(f"fields is 8 or 9, got {fields}")
-        self._fields, self._info, self._n_lanes = fields, info, n_lanes
+        self._fields, self._info, self._n_lanes, self._dwell = fields, info, n_lanes, dwell
 
     def begin(self, meta: SourceMeta, run: int) -> Iterable[Outgoing]:
         """Announcements. Raises UsageError for frames that the camera could not have sent."""
@@ -300,6 +304,10 @@ class SectorsEncoder:
             raise UsageError(f"the 4D Camera sends images of whole numbers in {SECTORS} sectors, not frames {sig} of {meta.dtype}")
         if len(meta.channels) > 1:
             raise UsageError(f"the 4D Camera has one channel, this source has {', '.join(meta.channels)}: choose one")
+        if self._dwell > 1:
+            if not nav or nav[-1] != self._dwell:
+                raise UsageError(f"dwell={self._dwell} frames at each position are the last axis of the scan, which is {nav}")
+            nav = nav[:-1]
         columns = nav[-1] if nav else 1
         rows = math.prod(nav[:-1])
         if not 0 < columns <= MAX_SIDE or not 0 < rows <= MAX_SIDE:
@@ -321,7 +329,7 @@ class SectorsEncoder:
                 raise UsageError(f"frame {number} holds counts from {low} to {high}; the 4D Camera has 16 bits, 0 to 65535")
         frame = np.ascontiguousarray(frame, "<u2")
         per_sector = len(frame) // SECTORS
-        y, x = divmod(number % (self._columns * self._rows), self._columns)
+        y, x = divmod(number // self._dwell % (self._columns * self._rows), self._columns)
         head = self._first + packed(number) + (packed(self._n) if self._fields == 9 else b"") + self._sides + packed(x) + packed(y)
         for module in range(SECTORS):
             pixels = frame[module * per_sector : (module + 1) * per_sector]

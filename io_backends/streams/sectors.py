@@ -13,6 +13,7 @@ from libstream.ext import Decoder, Detector, Encoder, StreamUrl, Transport, Usag
 from libstream.io_backends.streams._sectors_wire import SECTORS, SectorsDecoder, SectorsEncoder
 from libstream.io_backends.streams.merlin import with_options
 
+MAX_DWELL = 1_000_000
 PORTS = (6001, 6002, 6003, 6004)
 
 
@@ -23,30 +24,31 @@ class Sectors:
     hint: ClassVar[str] = "sectors://0.0.0.0:6001-6004?info=6005"
 
     def receiver(self, url: StreamUrl, **options: Any) -> Detector:
-        """Options: bind, info (port of the announcements), frame ("ROWS,COLUMNS" of a whole frame; default: square)."""
+        """Options: bind, info (port of the announcements), frame ("ROWS,COLUMNS" of a whole frame; default: square),
+        dwell (frames at each position)."""
         from libstream.io_backends.streams._zmq import ZmqTransport
 
         url = with_options(url, options)
-        url.only("bind", "info", "frame")
+        url.only("bind", "info", "frame", "dwell")
         transport = ZmqTransport(_addresses(url), kind="pull", bind=url.flag("bind", True))
-        return Detector(self.name, transport, partial(SectorsDecoder, _frame(url)), sectors=SECTORS, n_senders=SECTORS)
+        return Detector(self.name, transport, partial(SectorsDecoder, _frame(url), _dwell(url)), sectors=SECTORS, n_senders=SECTORS)
 
     def decoder(self, url: StreamUrl, **options: Any) -> Decoder:
         """Options as for `receiver`."""
         url = with_options(url, options)
-        url.only("bind", "info", "frame")
-        return SectorsDecoder(_frame(url))
+        url.only("bind", "info", "frame", "dwell")
+        return SectorsDecoder(_frame(url), _dwell(url))
 
     def sender(self, url: StreamUrl, **options: Any) -> tuple[Transport, Encoder]:
-        """Options: bind, info (port of the announcements; none are sent without it), fields (8 or 9 numbers in a header)."""
+        """Options: bind, info (port of the announcements; none are sent without it), fields (8 or 9 numbers in a header), dwell."""
         from libstream.io_backends.streams._zmq import ZmqTransport
 
         url = with_options(url, options)
-        url.only("bind", "info", "frame", "fields")
+        url.only("bind", "info", "frame", "fields", "dwell")
         addresses = _addresses(url)
         transport = ZmqTransport(addresses, kind="push", bind=url.flag("bind", False))
         n_lanes = len(addresses) - ("info" in url.query)
-        return transport, SectorsEncoder(url.number("fields", 8) or 0, "info" in url.query, n_lanes)
+        return transport, SectorsEncoder(url.number("fields", 8) or 0, "info" in url.query, n_lanes, _dwell(url))
 
 
 def _addresses(url: StreamUrl) -> tuple[str, ...]:
@@ -73,3 +75,10 @@ def _frame(url: StreamUrl) -> tuple[int, ...]:
     if not sides[0] or not sides[1] or sides[0] % SECTORS:
         raise UsageError(f"{url.text}: frame is ROWS,COLUMNS of a whole frame, rows in {SECTORS} equal sectors, got {text!r}")
     return sides
+
+
+def _dwell(url: StreamUrl) -> int:
+    dwell = url.number("dwell", 1) or 0
+    if not 1 <= dwell <= MAX_DWELL:
+        raise UsageError(f"{url.text}: dwell is the number of frames at each position, 1 to {MAX_DWELL:,}, got {dwell}")
+    return dwell

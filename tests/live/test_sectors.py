@@ -18,6 +18,7 @@ from libstream.ext import (
     FramePart,
     RunHeader,
     StreamUrl,
+    UsageError,
     WireError,
     wire,
 )
@@ -110,6 +111,14 @@ def test_frames_that_are_elsewhere_are_spoken_of_once() -> None:
     (late,) = Assembled().take(sent[5:]).headers
     assert "frame 5" in late.notes[0]
     assert Assembled().take(sent[5:]).skipped == []
+
+
+def test_several_frames_at_each_position_have_to_be_said() -> None:
+    decoder = Sectors().decoder(StreamUrl.parse("sectors://h?dwell=2"))
+    got = Assembled(decoder).take([[header(1, frame, 0, x=frame // 2 % 3, y=frame // 6), bytes(128)] for frame in range(12)])
+    assert (got.headers[0].n_frames, got.headers[0].scan, got.headers[0].notes, got.skipped) == (12, (2, 3), (), [])
+    with pytest.raises(UsageError, match="dwell is"):
+        Sectors().decoder(StreamUrl.parse("sectors://h?dwell=0"))
 
 
 def test_announcements_are_numbered_by_scan_and_wait_for_their_scan() -> None:

@@ -18,7 +18,7 @@ from libstream.ext import (
     UsageError,
 )
 from libstream.io_backends.streams import _sectors_wire as wire_format
-from libstream.io_backends.streams._sectors_wire import SectorsEncoder
+from libstream.io_backends.streams._sectors_wire import SectorsDecoder, SectorsEncoder
 from libstream.io_backends.streams.sectors import Sectors
 from tests.live.sectors_messages import Assembled, frames_like, meta_of
 
@@ -46,6 +46,19 @@ def test_what_is_sent_is_what_msgpack_reads_and_what_comes_out(fields: int, nav:
     assert len(got.announced) == 4
     for i, frame in enumerate(frames):
         np.testing.assert_array_equal(got.frame(4711, i), frame)
+
+
+def test_several_frames_at_each_position() -> None:
+    frames = frames_like(12)
+    encoder = SectorsEncoder(dwell=2)
+    out = list(encoder.begin(meta_of(frames, (2, 3, 2)), 1))
+    for i, frame in enumerate(frames):
+        out += encoder.frame(i, {"frames": frame})
+    got = Assembled(SectorsDecoder(dwell=2)).take([[bytes(p) for p in o.parts] for o in out])
+    assert (got.headers[0].n_frames, got.headers[0].scan, got.skipped) == (12, (2, 3), [])
+    assert all((got.frame(1, i) == frames[i]).all() for i in range(12))
+    with pytest.raises(UsageError, match="last axis of the scan"):
+        list(SectorsEncoder(dwell=3).begin(meta_of(frames, (2, 3, 2)), 1))
 
 
 @given(st.integers(0, 2**64 - 1))
