@@ -229,7 +229,7 @@ def _axes(shape: DataShape, order: ScanOrder, header: RunHeader) -> tuple[Axis, 
 
 
 def _order_words(order: Mapping[str, Any]) -> str:
-    words = [f"{k}={v}" for k, v in order.items() if k != "positions" and v not in (0, 1, None)]
+    words = [f"{k}={v}" for k, v in order.items() if k != "positions" and v not in (0, 1, None, "raster")]
     return ", ".join([*words, *(["positions="] if order.get("positions") is not None else [])])
 
 

@@ -45,10 +45,14 @@ class Wire:
 
     def frame(self, run: int, number: int, frame: _Arr, *, sector: int = 0, channel: int = 0, codec: str = "raw<", cut: int = 0) -> None:
         """One frame, or sector of one. cut: bytes that are missing at its end."""
-        frame = np.ascontiguousarray(frame)
-        head = _FRAME.pack(b"FRAM", run, number, sector, channel, *frame.shape, frame.dtype.str[1:].encode())
-        data = frame.tobytes()
-        self.send(head + codec.encode(), data[: len(data) - cut])
+        data = np.ascontiguousarray(frame).tobytes()
+        self.payload(run, number, data[: len(data) - cut], frame.shape, frame.dtype.str[1:], codec, sector=sector, channel=channel)
+
+    def payload(
+        self, run: int, number: int, data: bytes, shape: tuple[int, ...], dtype: str, codec: str, *, sector: int = 0, channel: int = 0
+    ) -> None:
+        """One frame, or sector of one, as it comes out of an encoder. dtype: such as "u2"."""
+        self.send(_FRAME.pack(b"FRAM", run, number, sector, channel, *shape, dtype.encode()) + codec.encode(), data)
 
     def frames(self, run: int, frames: _Arr, numbers: Iterable[int] | None = None) -> None:
         """Frames (n, y, x) with their numbers (default: in order), each in all sectors and channels."""
@@ -137,12 +141,14 @@ class WireDecoder:
                 for name in ("scan", "frame", "channels", "notes"):
                     if values.get(name) is not None:
                         values[name] = tuple(values[name])
+                if type(values["run"]) is not int or type(values["n_frames"]) not in (int, type(None)):
+                    raise ValueError("run and n_frames are whole numbers")
                 return (RunHeader(**values),)
             if head == b"ANNO":
                 return (Announced(*struct.unpack("<iii", rest)),)
             if head == b"ENDS":
                 return (RunEnd(struct.unpack("<i", rest[:4])[0], None, bytes(rest[4:]).decode()),)
-        except (struct.error, ValueError, TypeError, IndexError) as exc:
+        except (struct.error, ValueError, TypeError, IndexError, KeyError) as exc:
             raise WireError(f"a message that begins with {head!r}: {exc}") from exc
         raise WireError(f"a message that begins with {head!r}")
 

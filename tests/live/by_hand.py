@@ -20,6 +20,15 @@ from libstream.model.partial import CORRUPT, EXCLUDED, PROCESSED, UNSEEN, Covera
 from libstream.model.shape import Region, Span
 from libstream.testing.detectors import Wire, WireDecoder
 
+SIG = (4, 4)
+N = 12
+SCAN = (3, 4)
+
+
+def marked(run: int, number: int, channel: int = 0) -> np.ndarray[Any, Any]:
+    """The frame that carries its own number."""
+    return (np.arange(SIG[0] * SIG[1]).reshape(SIG) + 1000 * run + 16 * number + channel).astype("<u2")
+
 
 class Clock:
     """Stands in for `time` in the modules of `patched`."""
@@ -161,3 +170,22 @@ class Pass:
             self.merge()
         while self.out:
             self.merge()
+
+
+def send(hand: ByHand, run: int, numbers: Any, *, turn: bool = True) -> None:
+    """Frames in all sectors and channels."""
+    for number in numbers:
+        for c in range(len(hand.wire.channels)):
+            for s, part in enumerate(np.split(marked(run, number, c), hand.wire.sectors)):
+                hand.wire.frame(run, number, part, sector=s, channel=c)
+    if turn:
+        hand.turn()
+
+
+def begin(hand: ByHand, run: int = 1, n: int | None = N, numbers: Any = range(1), **more: Any) -> Acquisition:
+    """A run whose first frames are there."""
+    hand.wire.header(run, n, **more)
+    send(hand, run, numbers)
+    found = hand.taken()
+    assert [type(a) for a in found] == [Acquisition]
+    return found[0]  # type: ignore[no-any-return]

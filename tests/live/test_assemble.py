@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 
 from libstream.live.ledger import MEANING, imbalance, in_words
 from libstream.model.order import ScanOrder
-from tests.live.by_hand import ByHand, Pass
-
-SIG = (4, 4)
-
-
-def marked(run: int, number: int, channel: int = 0) -> np.ndarray[Any, Any]:
-    """The frame that carries its own number."""
-    return (np.arange(SIG[0] * SIG[1]).reshape(SIG) + 1000 * run + 16 * number + channel).astype("<u2")
+from tests.live.by_hand import SIG, ByHand, Pass, marked
 
 
 @dataclass
@@ -107,7 +100,7 @@ ORDERS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_every_stream_is_accounted_for(seed: int) -> None:
     """Random messages of several runs, random passes over them; the memory is small, and what does not fit is dropped."""
@@ -322,5 +315,6 @@ def test_one_frame_too_many_or_too_few_is_seen(name: str) -> None:
 
 
 def test_an_account_in_words() -> None:
-    account = dict.fromkeys(MEANING, 0) | {"announced": 1000, "processed": 998, "missing": 2, "received": 999, "duplicate": 1, "excluded": 7}
+    said = {"announced": 1000, "processed": 998, "missing": 2, "received": 999, "duplicate": 1, "excluded": 7}
+    account = dict.fromkeys(MEANING, 0) | said
     assert in_words(account) == "998 of 1,000 positions processed, 999 frames received (2 missing, 1 duplicate)"

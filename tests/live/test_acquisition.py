@@ -1,0 +1,61 @@
+"""What users do with a live source and its acquisitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import libstream as ls
+from libstream.errors import LibstreamError, ShapeError
+from tests.live.failing import FRAMES, LIMIT_S, SCAN, UDFS, N, check, detector, taken, until
+
+
+def test_frames_that_are_not_there_are_named() -> None:
+    with detector() as (wire, live):
+        wire.header(1, N)
+        wire.frames(1, FRAMES, range(20))
+        acquisition = taken(live)
+        until(lambda: acquisition.n_arrived == 20, "the frames")
+        assert np.array_equal(acquisition[1, 4], FRAMES[12])
+        assert np.array_equal(acquisition[:2], FRAMES[:16].reshape(2, 8, 8, 12))
+        with pytest.raises(LibstreamError, match="flat position 20 is not in memory: it has not arrived yet, was lost"):
+            acquisition[2, 4]
+        with pytest.raises(LibstreamError, match="flat position 20 is not in memory"):
+            acquisition[...]
+        wire.frames(1, FRAMES, range(20, N))
+        wire.end(1)
+        assert acquisition.wait(LIMIT_S) == "done"
+        assert np.array_equal(acquisition[...], FRAMES.reshape(*SCAN, 8, 12))
+        assert not live._ring.keep[1:].any()
+
+
+def test_a_refused_scan_is_raised_by_wait_and_passed_over_by_the_loop() -> None:
+    with detector() as (wire, live):
+        for run, n in ((1, N), (2, N - 1), (3, N)):
+            wire.header(run, n)
+            wire.frames(run, FRAMES, range(n))
+            wire.end(run)
+        seen = []
+        for acquisition in live:
+            seen.append(acquisition.run)
+            check(ls.run(acquisition, UDFS), range(N))
+            if acquisition.run == 3:
+                break
+        assert seen == [1, 3]
+        assert "announces 47 frames" in " ".join(live.problems)
+        wire.header(4, N - 1)
+        wire.frames(4, FRAMES, range(N - 1))
+        with pytest.raises(ShapeError, match="announces 47 frames"):
+            live.wait(LIMIT_S)
+
+
+def test_the_scan_may_come_from_the_stream_or_a_hook() -> None:
+    with detector(scan=None, shape_hook=lambda n, header: (n // 4, 4)) as (wire, live):
+        wire.header(1, N, scan=(4, 12))
+        wire.frames(1, FRAMES)
+        wire.end(1)
+        assert taken(live).meta.shape.nav == (4, 12)
+        wire.header(2, N)
+        wire.frames(2, FRAMES)
+        wire.end(2)
+        assert taken(live).meta.shape.nav == (12, 4)
