@@ -42,6 +42,7 @@ class MerlinDecoder:
         self._run = 0
         self._header: RunHeader | None = None
         self._depth = 0
+        self._both = False
         self._begin_counting()
 
     # -- one message -----------------------------------------------------------------------------------------------------
@@ -53,7 +54,8 @@ class MerlinDecoder:
         data = parts[0]
         n = len(data)
         if n == self._size:
-            # the header of the frame before with another number, counter and time? Then the rest of it is known
+            # The header of the frame before, with another number, counter and time? Then the rest of it is known. s0:s1 are the
+            # digits of the number, q:q1 seconds and their fraction, k the counter; the rest is compared with head0 to head4.
             start, s0, s1, b1, c0, k, d1, q, q1, e, scale, head0, head1, head2, head3, head4, base, codec, shape, dtype = self._template
             head = bytes(data[:start])
             digits, stamp, counter = head[s0:s1], head[q : q + 2] + head[q + 3 : q1], head[k]
@@ -124,9 +126,8 @@ class MerlinDecoder:
         self._depth = header.depth
         self._both = both
         self._begin_counting()
-        self._header = RunHeader(
-            self._run, announced, scan, channels=COUNTERS if both else (), meta={"hdr": dict(fields)}, notes=tuple(notes)
-        )  # fmt: skip
+        channels = COUNTERS if both else ()
+        self._header = RunHeader(self._run, announced, scan, channels=channels, meta={"hdr": dict(fields)}, notes=tuple(notes))
         return (self._header,)
 
     def _begin_counting(self) -> None:
@@ -150,8 +151,6 @@ class MerlinDecoder:
         else:
             self._header = before._replace(run=self._run, notes=(*before.notes, why))
         return self._header
-
-    _both = False
 
     # -- frames ----------------------------------------------------------------------------------------------------------
 
