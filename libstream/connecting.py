@@ -14,7 +14,7 @@ from libstream.errors import UsageError
 from libstream.live.source import LiveSource
 from libstream.live.watch import WatchedFile
 from libstream.model.source import SourceMeta
-from libstream.opening import described, scan_shape, watch_source
+from libstream.opening import described, open_source, scan_shape, watch_source
 
 
 def connect(
@@ -74,18 +74,24 @@ def connect(
         from libstream.live.record import Recorder
 
         recorder = Recorder(record, url, parsed.scheme, options=options)
-    return LiveSource(
-        detector, url, scan=None if scan is None else scan_shape("scan", scan), order=given, shape_hook=shape_hook,
-        ring_bytes=int(min(memory_available(), 1 << 40) // 4 if ring_bytes is None else ring_bytes), max_message_bytes=max_message_bytes,
-        policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
-    )  # fmt: skip
+    try:
+        return LiveSource(
+            detector, url, scan=None if scan is None else scan_shape("scan", scan), order=given, shape_hook=shape_hook,
+            ring_bytes=int(min(memory_available(), 1 << 40) // 4 if ring_bytes is None else ring_bytes),
+            max_message_bytes=max_message_bytes, policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
+        )  # fmt: skip
+    except BaseException:
+        if recorder is not None:
+            recorder.close()
+        raise
 
 
 def replay(source: FrameSource | str | Path, url: str, **options: Any) -> Any:
     """Serve a source as a detector does: encoded anew, or the raw messages of a recording. Returns an account of what was sent.
 
     Args:
-        source: from `ls.open`, or the folder of a recording.
+        source: from `ls.open`, or anything that it opens. The folder of a recording of the same kind of detector is sent message by
+            message, as it was.
         url: as what, and where: "dectris://127.0.0.1:9999" binds there, "libstream://host:9876" connects.
         options: rate= (frames/s), repeat=, run=, seed=, and faults to try out a receiver: loss=, duplicate=, reorder=, corrupt=,
             truncate=, stall_at=, die_at= and others; see `libstream.live.replay.replay` and docs/how-to/record-and-replay.md.
@@ -93,8 +99,14 @@ def replay(source: FrameSource | str | Path, url: str, **options: Any) -> Any:
     Raises:
         UsageError, OSError, TimeoutError: a bad address or option; it cannot be bound; nobody took a message for `patience_s`.
     """
+    from libstream.live.replay import is_recording_of
     from libstream.live.replay import replay as serve
 
+    if not isinstance(source, FrameSource) and not is_recording_of(source, url):
+        source = open_source(
+            source, format=None, scan=None, frame=None, sync_offset=None, scan_step=None, pixel=None, centre=None, rotation_deg=None,
+            channel=None, io="auto", options={},
+        )  # fmt: skip
     return serve(source, url, **options)
 
 
