@@ -63,7 +63,7 @@ class _Template(NamedTuple):
     clock: int
     t_ns: int
     run: int
-    kinds: tuple[tuple[str, tuple[int, int], str, int, int], ...]
+    kinds: tuple[tuple[str, tuple[int, int], str, int], ...]
 
 
 class V2Decoder:
@@ -177,12 +177,12 @@ def _match(template: _Template, buf: Any) -> tuple[FramePart, ...] | None:
         return None
     run = template.run
     if len(places) == 1:
-        ((codec, shape, dtype, channel, _),) = template.kinds
+        ((codec, shape, dtype, channel),) = template.kinds
         start, stop = places[0]
         return (_new(FramePart, (run, number, 0, start, stop, codec, shape, dtype, 0, channel, t_ns)),)
     return tuple(
-        _new(FramePart, (run, number, 0, places[at][0], places[at][1], codec, shape, dtype, 0, channel, t_ns))
-        for codec, shape, dtype, channel, at in template.kinds
+        _new(FramePart, (run, number, 0, start, stop, codec, shape, dtype, 0, channel, t_ns))
+        for (codec, shape, dtype, channel), (start, stop) in zip(template.kinds, places, strict=True)
     )
 
 
@@ -217,8 +217,7 @@ def _learn(
     if walk.size - pos + n_literal > _LONGEST:
         return None
     pattern += re.escape(bytes(walk.buf[pos:]))
-    ranks = {p: i for i, p in enumerate(sorted(p.blob.head for p in found))}
-    kinds = tuple((e.codec, e.shape, e.dtype, e.channel, ranks[p.blob.head]) for p, e in zip(found, events, strict=True))
+    kinds = tuple((e.codec, e.shape, e.dtype, e.channel) for e in events)
     clock = values["start_time"][1] if "start_time" in where else 1
     after = re.compile(pattern, re.DOTALL).match if pattern else None
     return _Template(tuple(before), after, where["number"], where.get("start_time"), clock, events[0].t_ns, int(events[0].run), kinds)

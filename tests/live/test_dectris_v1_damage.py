@@ -127,6 +127,18 @@ def compact(*args: Any) -> list[bytes]:
     return [p if i == 2 else json.dumps(json.loads(p), separators=(",", ":")).encode() for i, p in enumerate(parts)]
 
 
+@pytest.mark.parametrize(
+    "end", ["5}", "05}", "-5}", "5.0}", "}", "5", "5 }", " 5}", "  5}", "5}}", "5 5}", "1" * 18 + "}", "1" * 19 + "}", '5,"shape":[1,1]}']
+)
+def test_a_layout_that_is_known_up_to_its_size(end: str) -> None:
+    decoder = V1Decoder()
+    parts = image(0, bytes(768))
+    one(decoder, parts)
+    at = parts[1].rfind(b"768")
+    parts[1] = parts[1][:at].rstrip() + end.encode()
+    assert outcome(decoder, parts) == outcome(V1Decoder(), parts)
+
+
 @given(data=st.data())
 def test_fast_and_careful_agree(data: st.DataObject) -> None:
     def number() -> str:

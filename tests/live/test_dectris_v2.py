@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import cbor2
@@ -77,7 +78,12 @@ def test_masks_and_flat_fields() -> None:
     ids=str,
 )
 def test_a_damaged_mask_costs_no_series(mask: Any) -> None:
-    header = one(V2Decoder(), start(pixel_mask=mask))
+    tracemalloc.start()
+    try:
+        header = one(V2Decoder(), start(pixel_mask=mask))
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
     assert header.n_frames == 12
     assert any("pixel_mask" in n and "left out" in n for n in header.notes) == isinstance(mask, dict)
 

@@ -167,6 +167,23 @@ def test_images_go_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (a.number, b.number, a.t_ns) == (number, number, number * 1_000_000)
 
 
+def test_what_a_template_must_not_accept() -> None:
+    decoder = V2Decoder()
+    both = {"threshold_1": PIXELS, "threshold_2": PIXELS}
+    good = [image(i, both) for i in range(3)]
+    at = good[1].find(b"\x59\x03\x00")
+    endless = good[1][:at] + b"\x5b" + b"\xff" * 8 + good[1][at + 3 :]
+    late = image(2**63, both, start_time=[0, 50_000_000], stop_time=[9, 50_000_000])
+    one(decoder, start())
+    for sent in (good[0], good[1] + b"x", good[1][:-1], endless, late):
+        fresh = V2Decoder()
+        one(fresh, start())
+        assert outcome(decoder, sent) == outcome(fresh, sent)
+    # the next series has its channels the other way round
+    one(decoder, start(channels=["threshold_2", "threshold_1"]))
+    assert [e.channel for e in events(decoder, good[2])] == [1, 0]
+
+
 def test_few_templates_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     learn = _dectris_v2._learn
