@@ -60,6 +60,8 @@ class RingReader(FrameReader):
         self._positions = np.zeros(0, np.int64)
         self._held: Held | None = None
         self._shape, self._dtype = layout.shapes[channel], np.dtype(layout.dtypes[channel])
+        for codec in () if run is None else tuple(run.codecs):
+            wire.warm_up(codec, self._shape, self._dtype)  # a reader is opened when UDFs are bound: nothing is compiled in a worker
 
     def begin(self, partition: Partition) -> None:
         """See `TakesPartitions`."""

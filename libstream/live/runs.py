@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from libstream.codecs import wire
-from libstream.contracts.stream import Announced, Event, FramePart, RunEnd, RunHeader
+from libstream.contracts.stream import Announced, Event, FramePart, RunEnd, RunHeader, Skipped
 from libstream.errors import LibstreamError, WireError
 from libstream.live.assemble import Layout, Run
 from libstream.live.batch import Batch
@@ -30,6 +30,7 @@ REMEMBERED = 64
 STRANGE_MIN, STRANGE_FACTOR = 32, 8
 """A run fails when so many of its parts have another shape, dtype or codec than the first, and so many times more than are right."""
 CHANNELS_MAX = 64
+NOTES_MAX = 20
 NOT_UNDERSTOOD_SHOWN = 10
 """Messages that nobody understands are shown so often, and only counted afterwards."""
 
@@ -119,6 +120,8 @@ class Runs:
             self.flush()
             with self.changed:
                 self._announcement(found)
+        elif type(found) is Skipped:
+            self._note(found.what)
 
     def message_over(self) -> None:
         """All events of a message were taken: a run whose first frame was in it begins."""
@@ -141,6 +144,14 @@ class Runs:
             self._not_understood += 1
             if self._not_understood <= NOT_UNDERSTOOD_SHOWN:
                 self.problem(f"a message was not understood: {why}")
+
+    def _note(self, what: str) -> None:
+        """What a decoder skipped, or assumed: said once for each run."""
+        with self.changed:
+            if not self.open:
+                self.problem(what)
+            elif what not in self.open[-1].notes and len(self.open[-1].notes) < NOTES_MAX:
+                self.open[-1].notes.append(what)
 
     def problem(self, text: str) -> None:
         """Keep a sentence for the user, and log it."""

@@ -70,8 +70,6 @@ def test_live_is_offline(stored: tuple[str, Any, Any]) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shuffled_frames_find_their_places(stored: tuple[str, Any, Any], workers: int) -> None:
     protocol, frames, offline = stored
-    if protocol == "merlin":
-        pytest.skip("a TCP stream keeps its order, and a number that falls begins the next acquisition")
     with detector(protocol, ls.open(frames), live={"scan": SCAN}, reorder=0.5, window=40, seed=workers) as (live, sender):
         with ls.executor("threads", workers=workers) as ex:
             acquisition = live.wait(30)

@@ -21,6 +21,7 @@ HEAVY = {"numba", "llvmlite", "h5py", "hdf5plugin", "zmq", "tornado", "dask", "d
 MAY_IMPORT_HEAVY = {p: {"numba", "llvmlite"} for p in ("libstream/kernels/rt.py", "libstream/codecs/_raw_numba.py")}
 MAKES_TILES = {"libstream/run/hooked.py"}
 OPENS_SOCKETS = {f"io_backends/streams/{name}.py" for name in ("_tcp", "_zmq", "_zmq_plain", "_merlin_control", "_merlin_simulated")}
+OPENS_SOCKETS.add("libstream/testing/kinds.py")  # looks for free ports
 
 
 def library() -> list[str]:
