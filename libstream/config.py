@@ -1,6 +1,7 @@
 """Settings from the environment: one place, read when used.
 
 `LIBSTREAM_CACHE_DIR`: compiled kernels (default: the user's cache folder).
+`LIBSTREAM_STATE_DIR`: setups of `libstream serve`, and what it had open last (default: the user's folder for such things).
 `LIBSTREAM_THREADS`: workers of the default executor (default: the processors this process may use).
 `LIBSTREAM_DEBUG`: "1" runs every kernel once with bounds checks at bind.
 """
@@ -22,6 +23,19 @@ def cache_dir() -> Path:
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return base / "libstream"
+
+
+def state_dir() -> Path:
+    """Folder for what a server keeps; created when something is stored in it."""
+    if given := os.environ.get("LIBSTREAM_STATE_DIR"):
+        return Path(given)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state"))
     return base / "libstream"
 
 

@@ -58,7 +58,7 @@ class Analysis:
 
     def params(self) -> dict[str, Any]:
         """Parameters as JSON; arrays by their digests."""
-        return {n: plain(_bare(v)) for n, v in self.udf.parameters().items()}
+        return {n: plain(bare(v)) for n, v in self.udf.parameters().items()}
 
     def json(self, meta: SourceMeta | None) -> dict[str, Any]:
         """As a part of the state. meta: of the channel it looks at."""
@@ -78,11 +78,11 @@ class Analysis:
         params = {}
         for n, v in self.udf.parameters().items():
             array = v if isinstance(v, (Array, np.ndarray)) else None
-            params[n] = json_array(np.asarray(array)) if array is not None else plain(_bare(v))
+            params[n] = json_array(np.asarray(array)) if array is not None else plain(bare(v))
         return {"id": self.id, "udf": self.name, "title": self.title, "channel": self.channel, "params": params}
 
 
-def _bare(value: Any) -> Any:
+def bare(value: Any) -> Any:
     """A quantity in px as a number."""
     return value.value if isinstance(value, Quantity) and value.unit == "px" else value
 

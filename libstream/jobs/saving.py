@@ -73,3 +73,11 @@ def named(folder: Path, name: Any) -> Path:
     if path.exists():
         raise UsageError(f"{path} exists; choose another name")
     return path
+
+
+def as_hdf5(result: Result) -> bytes:
+    """The file that `Result.save` would write, in memory."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="libstream-") as folder:
+        return result.save(Path(folder) / "results.h5").read_bytes()

@@ -82,6 +82,20 @@ class Session:
             self.log.append({"t": now_ms(), "level": level, "text": text})
         self.changed()
 
+    @property
+    def pending(self) -> bool:
+        """True where something waits to be run."""
+        with self.lock:
+            return self.source is not None and any(
+                a.sent != a.gen and (self.auto or a.id in self._asked) for a in self.analyses.by_id.values()
+            )
+
+    def clear_log(self) -> None:
+        """Forget all lines of the log."""
+        with self.lock:
+            self.log.clear()
+        self.changed()
+
     def view(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON (docs/reference/gui-protocol.md, "The state")."""
         with self.lock:
@@ -103,6 +117,12 @@ class Session:
     def source(self) -> FrameSource | None:
         """The source that is processed."""
         return self.runner.source
+
+    @property
+    def newest(self) -> int:
+        """Flat position of the frame that arrived last; 0 for stored frames."""
+        source = self.runner.source
+        return 0 if source is None else sources.newest(source)
 
     def _meta(self, a: Analysis) -> Any:
         source = self.runner.source

@@ -19,6 +19,8 @@ MAX_LINES = 400
 HEAVY = {"numba", "llvmlite", "h5py", "hdf5plugin", "zmq", "tornado", "dask", "distributed", "pydantic", "matplotlib", "loky", "scipy"}
 # themselves imported only when something is compiled
 MAY_IMPORT_HEAVY = {p: {"numba", "llvmlite"} for p in ("libstream/kernels/rt.py", "libstream/codecs/_raw_numba.py")}
+# themselves imported only when a server is started
+MAY_IMPORT_HEAVY |= {f"web_gui/{name}.py": {"tornado"} for name in ("gate", "requests", "server", "viewer")}
 MAKES_TILES = {"libstream/run/hooked.py"}
 OPENS_SOCKETS = {f"io_backends/streams/{name}.py" for name in ("_tcp", "_zmq", "_zmq_plain", "_merlin_control", "_merlin_simulated")}
 OPENS_SOCKETS.add("libstream/testing/kinds.py")  # looks for free ports
