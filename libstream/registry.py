@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from libstream.errors import NotInstalledError, UsageError
 
-Group = Literal["udfs", "formats", "detectors", "executors", "sinks", "commands", "transports"]
+Group = Literal["udfs", "formats", "detectors", "executors", "sinks", "commands", "transports", "servers"]
 
 
 @dataclass(frozen=True)
