@@ -165,7 +165,7 @@ class _Walk:
         self.tables: list[list[tuple[Any, ...]]] = []
         self.kinds: list[dict[tuple[Any, ...], int]] = []
         self.by_id: dict[int | str, int] = {}
-        self.foreign = self.malformed = self.damaged = 0
+        self.foreign = self.malformed = self.damaged = self.failed = 0
 
     def header(self, header: RunHeader) -> None:
         """A run begins; several senders may say so."""
@@ -239,6 +239,7 @@ def _make(files: tuple[StoredFile, ...], about: dict[str, Any]) -> Index:
     for n, what in (
         (walk.damaged, "messages are damaged (their checksums differ) and were left out"),
         (walk.malformed, "messages were not understood"),
+        (walk.failed, "messages made the decoder of the detector fail, which is a bug in it"),
         (walk.foreign, "frames belong to runs whose header was not recorded"),
     ):
         if n:
@@ -280,6 +281,9 @@ def _feed(walk: _Walk, decoder: Any, block: lsr.Block, data: _Arr, file: int) ->
         except WireError:
             walk.malformed += not bad
             walk.damaged += bool(bad)
+            continue
+        except Exception:  # noqa: BLE001  a decoder of somebody else with a bug must not close the others' frames
+            walk.failed += 1
             continue
         if bad and (len(bad) > 1 or not any(type(e) is FramePart and e.part in bad for e in events)):
             walk.damaged += 1

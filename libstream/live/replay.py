@@ -25,7 +25,7 @@ from libstream.model.shape import Region, Span
 _Arr = np.ndarray[Any, Any]
 
 AHEAD_BYTES = 256 << 20
-"""Messages that are made before the first one is sent, and kept ready from then on."""
+"""Messages that are made before they are needed."""
 _READ_BYTES = 4 << 20
 
 
@@ -58,7 +58,8 @@ def replay(
         progress: called some 20 times a second with a `Sending`. opened: called with the address once it is bound or connecting.
         cancel: setting it ends the replay within 0.1 s, also while nobody takes messages.
         patience_s: how long nobody may take a message until the replay gives up.
-        ahead_bytes: messages made before the first one is sent, and kept ready, so that encoding does not limit the speed.
+        ahead_bytes: messages that are kept ready, so that encoding does not limit the speed; without a rate the first one is sent
+            when so many are made.
         options: what the sender of the detector takes (codec=, ...).
         faults: see `Faults`.
 
@@ -119,7 +120,7 @@ def serve(
     try:
         if opened is not None:
             opened(transport.address)
-        with Ahead(stream, ahead_bytes, sender.cancel) as ahead:
+        with Ahead(stream, ahead_bytes, sender.cancel, fill=rate is None) as ahead:
             for item in ahead:
                 sender.take(item)
             sender.finish()

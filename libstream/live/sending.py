@@ -75,10 +75,13 @@ def message(kind: str, out: Outgoing) -> Message:
 
 
 class Ahead:
-    """Makes messages in a thread of its own, before they are needed, up to `n_bytes` of them."""
+    """Makes messages in a thread of its own, before they are needed, up to `n_bytes` of them.
 
-    def __init__(self, stream: Iterable[Item], n_bytes: int, cancel: threading.Event) -> None:
-        self._stream, self._room, self._cancel = iter(stream), max(1, n_bytes), cancel
+    fill: none is handed out before as many as possible are ready.
+    """
+
+    def __init__(self, stream: Iterable[Item], n_bytes: int, cancel: threading.Event, *, fill: bool) -> None:
+        self._stream, self._room, self._cancel, self._fill = iter(stream), max(1, n_bytes), cancel, fill
         self._held: deque[Item] = deque()
         self._bytes = 0
         self._over = self._stopped = self._full_once = False
@@ -97,8 +100,8 @@ class Ahead:
         self._thread.join(5.0)
 
     def __iter__(self) -> Iterator[Item]:
-        with self._changed:  # nothing is sent before as much as possible is ready
-            while not (self._over or self._full_once or self._cancel.is_set()):
+        with self._changed:
+            while self._fill and not (self._over or self._full_once or self._cancel.is_set()):
                 self._changed.wait(_STEP_S)
         while True:
             with self._changed:

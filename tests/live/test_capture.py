@@ -21,11 +21,13 @@ import pytest
 import libstream as ls
 from libstream import registry
 from libstream.cli.main import main
-from libstream.errors import SaveError, UsageError
+from libstream.contracts.stream import FramePart, StreamUrl
+from libstream.errors import SaveError, UsageError, WireError
 from libstream.live import capture
 from libstream.live.capture import Capture, record
+from libstream.live.faults import Faults
 from libstream.live.record import RESERVE_BYTES
-from libstream.live.replay import replay
+from libstream.live.replay import replay, serve
 from libstream.model.partial import CORRUPT, MISSING
 from tests.live import fake
 from tests.live.sending import BINDS, PROTOCOLS, Sender, detector, free_ports
@@ -145,6 +147,45 @@ def test_every_fault_is_in_the_recording_and_in_no_result(protocol: str, tmp_pat
     assert bool(run.corrupted) == bool(corrupt)
     np.testing.assert_array_equal(result["total"][result.valid], frames.sum(axis=(2, 3))[result.valid])
     assert result.valid.sum() == 42 - len(set(run.lost) | set(run.corrupted))
+
+
+@pytest.mark.parametrize("protocol", ["dectris-v2", "sectors"])
+def test_recording_beside_a_live_run(protocol: str, tmp_path: Path) -> None:
+    frames = frames_for(protocol)
+    with detector(protocol, ls.open(frames), live={"scan": SCAN, "record": tmp_path / "raw"}, loss=0.1, seed=2) as (live, sender):
+        acquisition = live.wait(30)
+        assert acquisition is not None, live.problems
+        result = ls.run(acquisition, [ls.udfs.Sum(), ls.udfs.FrameTotals()])
+        account = sender.join()
+        assert live.status()["recording_error"] is None
+    recorded = ls.run(ls.open(tmp_path / "raw", scan=SCAN), [ls.udfs.Sum(), ls.udfs.FrameTotals()])
+    assert account.runs[0].lost
+    np.testing.assert_array_equal(recorded.coverage.status, result.coverage.status)
+    for key in result:
+        for name in result[key]:
+            assert recorded[key][name].tobytes() == result[key][name].tobytes()
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+@pytest.mark.parametrize("fault", [{"wrong_shape": 0.3}, {"extra": 3}, {"new_run_at": 20}, {"foreign_at": 35}, {"late": 0.2}])
+def test_every_kind_of_detector_can_fail_in_every_way(protocol: str, fault: dict[str, Any]) -> None:
+    address = StreamUrl.parse(PROTOCOLS[protocol][0].format(port=1, ports="1-4", info=5))
+    kind = registry.load("detectors", address.scheme)()
+    _, encoder = kind.sender(address)
+    account = serve(
+        ls.open(frames_for(protocol)), fake.Line(f"every-{protocol}"), encoder, lambda: kind.decoder(address), faults=Faults(**fault),
+        rate=None, run=1, repeat=1, pause_s=0, seed=1, progress=None, opened=None, cancel=None, patience_s=1, ahead_bytes=1 << 20,
+    )  # fmt: skip
+    line = fake.LINES.pop(f"every-{protocol}")
+    decoder, numbers = kind.decoder(address), []
+    while not line.empty():
+        with contextlib.suppress(WireError):
+            numbers += [(e.run, e.number) for e in decoder.feed(line.get()[0]) if isinstance(e, FramePart)]
+    if "new_run_at" in fault:
+        assert [len(set(numbers) & {(r.run, k) for k in range(42)}) for r in account.runs] in ([20, 42], [0, 42])
+    else:
+        treated = {k for k in range(45) for name in ("wrong_shape", "foreign") if k in getattr(account.runs[0], name)}
+        assert {k for _, k in numbers} | treated == set(range(45 if "extra" in fault else 42))
 
 
 def test_run_after_run(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_files_stay_small(tmp_path: Path) -> None:
     assert [p for _, p, _ in raw_messages(tmp_path)] == messages
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(keep=st.floats(0, 1), seed=st.integers(0, 50))
 def test_a_file_that_ends_anywhere_gives_all_messages_before(tmp_path_factory: pytest.TempPathFactory, keep: float, seed: int) -> None:
     folder = tmp_path_factory.mktemp("cut")
@@ -166,7 +166,7 @@ def test_a_file_that_ends_anywhere_gives_all_messages_before(tmp_path_factory: p
         assert all(d.tail for d in damage)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(place=st.floats(0, 0.999), seed=st.integers(0, 50))
 def test_a_flipped_bit_costs_a_message_or_a_block(tmp_path_factory: pytest.TempPathFactory, place: float, seed: int) -> None:
     folder = tmp_path_factory.mktemp("bit")

@@ -259,6 +259,23 @@ def test_frames_before_any_header_and_messages_of_nobody(tmp_path: Path) -> None
         ls.open(recorded(tmp_path / "c", messages_of(DATA)[:1]))
 
 
+def test_a_decoder_with_a_bug_costs_its_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.live import fake
+
+    folder = recorded(tmp_path / "raw", messages_of(DATA))
+    feed = fake.FakeDecoder.feed
+
+    def buggy(self: Any, parts: Any) -> Any:
+        if b'"k": 7,' in bytes(parts[0]):
+            raise ZeroDivisionError("a bug")
+        return feed(self, parts)
+
+    monkeypatch.setattr(fake.FakeDecoder, "feed", buggy)
+    source = ls.open(folder)
+    assert "1 messages made the decoder of the detector fail, which is a bug in it" in source.meta.notes
+    assert np.flatnonzero(~ls.run(source, ls.udfs.FrameTotals()).valid).tolist() == [7]
+
+
 def test_a_run_of_unknown_length(tmp_path: Path) -> None:
     messages = [(says(t="begin", run=1, n=None, scan=None),), *messages_of(DATA)[1:21]]
     source = ls.open(recorded(tmp_path / "raw", messages), scan=(4, 5))
