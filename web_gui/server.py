@@ -88,7 +88,7 @@ class Server:
     def application(self) -> tornado.web.Application:
         """Routes and settings."""
         return tornado.web.Application(
-            [*requests.routes(self), (r"/ws", Viewer, {"server": self})],
+            [(r"/ws", Viewer, {"server": self}), *requests.routes(self)],
             websocket_max_message_size=MAX_BODY, compress_response=False, serve_traceback=False, log_function=lambda handler: None,
         )  # fmt: skip
 
