@@ -13,6 +13,8 @@ UNKNOWN = -1
 
 _CHUNK = 1024 * 1024
 """Bytes asked of the system at a time."""
+_PREFIX = 4096
+"""More than any prefix has."""
 
 
 class Framing(Protocol):
@@ -26,7 +28,8 @@ class Framing(Protocol):
         - 0 <= start < stop: bytes [start, stop) are the message, which the decoder gets; those before it (a prefix, garbage) are
           thrown away. `stop` may lie beyond `data`: then the rest is waited for, without asking again.
         - (start, UNKNOWN): the end cannot be told yet. Bytes before `start` are thrown away, the others come again with more.
-          Something that is garbage for sure must be thrown away, else no room is left to receive what comes after it.
+          Something that is garbage for sure must be thrown away: where `max_bytes` of bytes are no message yet and the room is taken,
+          all of them are thrown away and counted as one.
 
         A message of more than the `max_bytes` of `receive` is thrown away and counted, but its length is not believed: bytes up
         to its start (at least one) are thrown away, and `cut` is asked again from there. So a lying length costs no good message,
@@ -83,6 +86,9 @@ class Batch:
 
     def _make_room(self) -> bool:
         """Close the gap of what was thrown away before `head`; False where that does not help."""
+        if self.need == 0 and self.tail - self.head >= max(self._max_bytes, _PREFIX):
+            self.head, self.dropped = self.tail, self.dropped + 1
+            return True
         if self.head == self.used or self.need > self._room - self.used:
             self.full = True
             return False

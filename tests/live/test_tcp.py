@@ -256,6 +256,19 @@ def test_garbage_without_end_takes_no_memory() -> None:
         thread.join(BOUND_S)
 
 
+def test_a_framing_that_never_decides_hangs_nothing() -> None:
+    with raw_pair() as (to, link):
+        cut, to._framing.cut = to._framing.cut, lambda data: (0, UNKNOWN)  # type: ignore[union-attr, method-assign]
+        sink = Sink(to, block=5000, max_bytes=5000)
+        link.sendall(bytes(5000))
+        while sink.dropped < 1:
+            sink.take()
+        to._framing.cut = cut  # type: ignore[union-attr, method-assign]
+        link.sendall(wire(b"good"))
+        assert sink.until(2) == [b"good"]
+        assert sink.dropped == 1
+
+
 # -- connections ------------------------------------------------------------------------------------------------------
 
 
