@@ -31,20 +31,20 @@ def changed(part: int, key: str, value: Any) -> list[bytes]:
 WRONG = [KeyError, None, True, -1, 1.5, 10**30, "x", "uint128", [], [0, 5], [5], [1 << 17, 5], [65536, 65536], ["a", "b"], {}, [24, 16, 2]]
 
 
-@pytest.mark.parametrize("value", WRONG, ids=str)
 @pytest.mark.parametrize(
     ("part", "key"), [(0, "htype"), (0, "series"), (0, "frame"), (1, "htype"), (1, "shape"), (1, "type"), (1, "encoding")]
 )
-def test_fields_that_are_missing_or_wrong(part: int, key: str, value: Any) -> None:
-    parts = changed(part, key, value)
-    decoder = V1Decoder()
-    one(decoder, image(0, bytes(768)))
-    if part == 0 and key == "htype" and isinstance(value, str):
-        assert isinstance(one(decoder, parts), Skipped)
-    else:
-        with pytest.raises(WireError):
-            decoder.feed(d.views(parts))
-    assert one(decoder, image(4, bytes(768))).number == 4
+def test_fields_that_are_missing_or_wrong(part: int, key: str) -> None:
+    for value in WRONG:
+        parts = changed(part, key, value)
+        decoder = V1Decoder()
+        one(decoder, image(0, bytes(768)))
+        if part == 0 and key == "htype" and isinstance(value, str):
+            assert isinstance(one(decoder, parts), Skipped)
+        else:
+            with pytest.raises(WireError):
+                decoder.feed(d.views(parts))
+        assert one(decoder, image(4, bytes(768))).number == 4
 
 
 @pytest.mark.parametrize(("part", "key"), [(0, "hash"), (1, "size"), (3, "start_time"), (3, "stop_time"), (3, "htype")])
