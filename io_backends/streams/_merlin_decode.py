@@ -73,7 +73,7 @@ class MerlinDecoder:
             ):
                 number = int(digits)
                 if number > 1 and not _MILLION - _NEAR <= number < _MILLION:
-                    number += self._epoch - 1
+                    number += (self._epoch if number < _MILLION else 0) - 1
                     t_ns = base + int(stamp) * scale
                     if not self._both:
                         return (FramePart(self._run, number, 0, start, n, codec, shape, dtype, 0, 0, t_ns),)
