@@ -148,16 +148,16 @@ class Run:
         inside = (numbers >= 0) & (numbers < self.order.n_frames)
         if not inside.all():
             self.counts.surplus += int(len(inside) - np.count_nonzero(inside))
-            numbers, pieces, offsets, sizes, codecs, good = _pick(inside, numbers, pieces, offsets, sizes, codecs, good)
+            numbers, pieces, offsets, sizes, codecs, good = pick(inside, numbers, pieces, offsets, sizes, codecs, good)
         at = self.order.positions_of(numbers)
         stay = at >= 0
         if not stay.all():
             self._count_flyback(int(len(stay) - np.count_nonzero(stay)))
-            at, pieces, offsets, sizes, codecs, good = _pick(stay, at, pieces, offsets, sizes, codecs, good)
+            at, pieces, offsets, sizes, codecs, good = pick(stay, at, pieces, offsets, sizes, codecs, good)
         new = self._new(at, pieces)
         if not new.all():
             self.counts.duplicate += int(len(new) - np.count_nonzero(new))
-            at, pieces, offsets, sizes, codecs, good = _pick(new, at, pieces, offsets, sizes, codecs, good)
+            at, pieces, offsets, sizes, codecs, good = pick(new, at, pieces, offsets, sizes, codecs, good)
         if not len(at):
             return
         whole = self.layout.pieces == 1
@@ -172,7 +172,7 @@ class Run:
         bad = None
         if not alive.all():
             bad = np.unique(at[~alive])
-            at, pieces, offsets, sizes, codecs, _ = _pick(alive, at, pieces, offsets, sizes, codecs, None)
+            at, pieces, offsets, sizes, codecs, _ = pick(alive, at, pieces, offsets, sizes, codecs, None)
         if len(at):
             block = int(offsets[0]) // self.ring.block_bytes
             self.offset[at, pieces], self.size[at, pieces], self.codec[at, pieces] = offsets, sizes, codecs
@@ -365,7 +365,8 @@ class Run:
             self._orphan[rest] = True
 
 
-def _pick(which: _Arr, *columns: _Arr | None) -> Any:
+def pick(which: _Arr, *columns: _Arr | None) -> Any:
+    """These rows of all columns."""
     return tuple(None if c is None else c[which] for c in columns)
 
 

@@ -21,6 +21,8 @@ _log = logging.getLogger("libstream.live")
 
 TICK_S = 0.02
 """Longest wait for a message, and so the time within which the thread notices anything else."""
+FULL_S = 0.002
+"""Longest wait for memory while messages are thrown away."""
 RETRY_S = 0.2
 """Time until a connection that cannot be had is tried again."""
 END_S = 10.0
@@ -123,7 +125,7 @@ class Ingest:
     def _receive(self, into: _Arr) -> None:
         kept = into is not self._scratch
         try:
-            got = self.detector.transport.receive(into, self._table, TICK_S, self._max)
+            got = self.detector.transport.receive(into, self._table, TICK_S if kept else 0.0, self._max)
         except OSError as exc:
             with self.changed:
                 self.runs.problem(str(exc))
@@ -131,6 +133,9 @@ class Ingest:
             return
         if got.messages or got.dropped:
             self._take(into, got, kept)
+        elif not kept:
+            with self.changed:
+                self.changed.wait(FULL_S)  # not in the transport: what arrives once there is memory again is kept
         if kept:
             self._used += got.used
             if got.full:

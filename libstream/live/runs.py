@@ -14,11 +14,13 @@ import numpy as np
 from libstream.codecs import wire
 from libstream.contracts.stream import Announced, Event, FramePart, RunEnd, RunHeader, Skipped
 from libstream.errors import LibstreamError, WireError
-from libstream.live.assemble import Layout, Run
+from libstream.live.assemble import Layout, Run, pick
 from libstream.live.batch import Batch
 from libstream.live.ledger import Counts
 
 _Arr = np.ndarray[Any, Any]
+Columns = tuple[_Arr, _Arr, _Arr, _Arr, _Arr, _Arr | None]
+"""numbers, pieces, offsets, sizes, codecs, good: see `Run.place`."""
 _log = logging.getLogger("libstream.live")
 
 END_S = 1.0
@@ -92,7 +94,8 @@ class Runs:
     @property
     def total(self) -> Counts:
         """Everything that arrived since the beginning. `apart` is what belongs to no run that is remembered."""
-        return sum((c.counts for c in (*self.open, *self._closed.values())), self.apart)
+        counts = [run.counts for run in self.open] + [closed.counts for closed in self._closed.values()]
+        return sum(counts, self.apart)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -275,7 +278,7 @@ class Runs:
         else:
             self._place(run, columns)
 
-    def _place(self, run: Run, columns: tuple[Any, ...]) -> None:
+    def _place(self, run: Run, columns: Columns) -> None:
         run.place(*columns, not self.kept)
         run.n_parts += len(columns[0])
         good = columns[-1]
@@ -291,13 +294,13 @@ class Runs:
         self.close(run, f"{run.n_strange} frames came as {self._strange}, while the run began with {began}", failed=True)
         self.problem(f"run {run.header.run!r} failed: {run.reason}")
 
-    def _place_endless(self, run: Run, columns: tuple[Any, ...]) -> None:
+    def _place_endless(self, run: Run, columns: Columns) -> None:
         """After the last position of the scan comes the first of the next one; frames of the one before may follow for a while."""
         n = run.order.n_frames
         scans = columns[0] // n
         for scan in np.unique(scans).tolist():
             these = scans == scan
-            mine = tuple(None if c is None else c[these] for c in columns)
+            mine = pick(these, *columns)
             home = next((r for r in self.open if r.header.run == run.header.run and r.first == scan * n), None)
             if home is None and scan * n > run.first:
                 self._drain(run, DRAIN_MANY_S if self.many else DRAIN_S)

@@ -263,6 +263,7 @@ def test_15_a_slow_consumer(policy: str) -> None:
         said = "thrown away" if policy == "drop" else "the detector has to wait"
         assert said in " ".join(live.problems)
         live._arrivals._scan = SCAN  # for the acquisition that follows
+        until(lambda: not live.status()["blocked"], "memory")
 
 
 def test_16_too_few_frames_for_the_scan() -> None:
