@@ -189,14 +189,20 @@ class Sender:
         if self.cancel.is_set():
             self._stop()
         self._leave()
+        if self._run.run == "" and not self._run.n_messages and self._run in self.account.runs:
+            self.account.runs.remove(self._run)
         self._tell(False, last=True)
 
     def _begin(self, item: Begin) -> None:
         self._leave()
-        if self._begun and self.pause_s and self.cancel.wait(self.pause_s):
+        if self._begun and (self._run.run != "" or self._frames) and self.pause_s and self.cancel.wait(self.pause_s):
             self._stop()
         self._begun = self._begun or item.run != ""
-        self._run = RunAccount(item.run, item.n_frames)
+        before, self._run = self._run, RunAccount(item.run, item.n_frames)
+        if before.run == "" and not self._frames and before in self.account.runs:
+            # a recording that begins with a header, as it should, or with announcements of its first run
+            self.account.runs.remove(before)
+            self._run.n_messages, self._run.n_bytes = before.n_messages, before.n_bytes
         self.account.runs.append(self._run)
         self._sieve = Sieve(self.faults, item.number, self._run) if self.faults.per_message else None
         self._frame, self._frames = -1, 0
@@ -205,8 +211,6 @@ class Sender:
     def _leave(self) -> None:
         self._flush()
         self._late()
-        if self._run.run == "" and not self._run.n_messages and self._run in self.account.runs:
-            self.account.runs.remove(self._run)  # a recording that begins with a header, as it should
 
     def _take_message(self, item: Message) -> None:
         run = self._run

@@ -7,6 +7,7 @@ import json
 import threading
 import uuid
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 import libstream as ls
 from libstream import registry
-from libstream.errors import UsageError
+from libstream.errors import FormatError, UsageError
 from libstream.live.faults import Faults, ReplayAccount
-from libstream.live.replay import replay
+from libstream.live.record import Recorder
+from libstream.live.replay import is_recording_of, replay
 from tests.live.fake import LINES, FakeKind, Line
 
 DATA = np.random.default_rng(0).poisson(5, (5, 6, 32, 16)).astype(np.uint16)
@@ -226,6 +228,53 @@ def test_a_failing_source_ends_the_replay() -> None:
     source.opener = Broken()
     with pytest.raises(OSError, match="the disk is gone"):
         sent(source)
+
+
+def raw_recording(folder: Path, messages: list[tuple[bytes, ...]]) -> Path:
+    """A recording of these messages, two in a block."""
+    with Recorder(folder, "fake://here", "fake", reserve_bytes=0) as recorder:
+        for pair in zip(messages[::2], messages[1::2], strict=True):
+            parts = [(m, p) for m, message in enumerate(pair) for p in message]
+            starts = np.cumsum([0, *(len(p) for _, p in parts)])
+            table = np.array([(m, at, len(p)) for (m, p), at in zip(parts, starts, strict=False)])
+            recorder.put(np.frombuffer(b"".join(p for _, p in parts), np.uint8), table, len(table), None, 0, lambda: None)
+    return folder
+
+
+def test_a_recording_is_sent_message_by_message(tmp_path: Path) -> None:
+    _, messages = sent()
+    messages = [(b"announcement",), (b"\xff", b"", b"x"), *messages]
+    folder = raw_recording(tmp_path / "raw", messages)
+    account, again = sent(folder, repeat=2, pause_s=0.001)
+    assert again == messages * 2
+    assert [(r.run, r.n_frames, r.sent, r.n_messages, r.ended) for r in account.runs] == [(1, 30, 30, 34, True)] * 2
+    assert account.n_bytes == 2 * sum(len(p) for m in messages for p in m)
+    account, lossy = sent(str(folder), loss=0.3, every=5, no_end=True, seed=4)
+    (run,) = account.runs
+    assert run.lost
+    assert run.skipped == [4, 9, 14, 19, 24, 29]
+    assert numbers(lossy[2:]) == [k for k in range(30) if k not in run.lost and k not in run.skipped]
+    for fault in ({"extra": 1}, {"wrong_shape": 0.1}, {"new_run_at": 3}, {"foreign_at": 3}):
+        with pytest.raises(UsageError, match="needs frames that are encoded anew"):
+            sent(folder, **fault)
+
+
+def test_recordings_of_other_detectors_and_what_is_no_recording(tmp_path: Path) -> None:
+    folder = raw_recording(tmp_path / "raw", sent()[1])
+    with pytest.raises(UsageError, match="is a recording of fake, its messages cannot be sent as libstream"):
+        replay(folder, "libstream://127.0.0.1:1")
+    with pytest.raises(FormatError, match="a recording is a folder"):
+        replay(tmp_path, "fake://x")
+    assert is_recording_of(folder, "fake://x")
+    assert is_recording_of(str(folder), "fake://x")
+    assert not is_recording_of(folder, "merlin://x")
+    assert not is_recording_of(tmp_path, "fake://x")
+    assert not is_recording_of(DATA, "fake://x")
+    # the verb opens what is not sent as it is
+    np.save(tmp_path / "a.npy", DATA)
+    host = uuid.uuid4().hex
+    assert ls.replay(tmp_path / "a.npy", f"fake://{host}").runs[0].sent == 30
+    LINES.pop(host)
 
 
 @pytest.mark.parametrize(
