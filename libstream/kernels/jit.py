@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dis
 import functools
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any, overload
@@ -164,6 +166,34 @@ frame_of = _View(_frame_of, "frame_of")
 flat_of = _View(_flat_of, "flat_of")
 part_of = _View(_part_of, "part_of")
 prefetch = _View(_prefetch, "prefetch")
+
+
+@functools.lru_cache(maxsize=256)
+def finds_frames(k: Kernel) -> bool:
+    """True where a kernel of tiles finds frames by `frame_of`, `flat_of`, `part_of` and `prefetch` only, wherever they are.
+
+    Looks at the bytecode: the tile is the first argument of these, or its shape or dtype is asked for, and nothing else.
+    """
+    code = k.func.__code__
+    tile = code.co_varnames[0]
+    if tile in code.co_cellvars:
+        return False
+    callee: Any = None
+    steps = [s for s in dis.get_instructions(code) if s.opname not in ("PRECALL", "CACHE", "EXTENDED_ARG", "PUSH_NULL")]
+    for step, after in itertools.pairwise(steps):
+        names = step.argval if isinstance(step.argval, tuple) else (step.argval,)
+        if tile in names and step.opname.startswith(("LOAD_FAST", "STORE_FAST", "DELETE_FAST")):
+            asked = after.opname == "LOAD_ATTR" and after.argval in ("shape", "dtype", "ndim", "itemsize") and names[-1] == tile
+            called = isinstance(callee, _View) and names[0] == tile
+            if not step.opname.startswith("LOAD_FAST") or names.count(tile) != 1 or not (asked or called):
+                return False
+        if step.opname == "LOAD_GLOBAL":
+            callee = k.func.__globals__.get(step.argval)
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(callee, types.ModuleType):
+            callee = getattr(callee, step.argval, None)
+        else:
+            callee = None
+    return True
 
 
 def callees(func: types.FunctionType) -> list[tuple[str, Any]]:

@@ -23,10 +23,11 @@ from libstream.kernels.store import generated_module, load_cached
 ArgKind = Literal["nav", "sig", "single", "array", "scalar", "aux", "index", "row0", "ragged"]
 
 # Slots of a context (int64), the one argument of an entry. The driver writes DATA to FRAME for each tile.
-DATA, STRIDE, FRAMES, ROWS, ROW0, K, R, FIRST, USED, WANTED, COUNTS, INDEX, ROW_SHAPE, HEAD = range(14)
+DATA, STRIDE, FRAMES, ROWS, ROW0, K, R, FIRST, USED, WANTED, COUNTS, INDEX, ROW_SHAPE, TABLE, HEAD = range(15)
 """DATA: address of the tile. STRIDE: bytes from frame to frame. FRAMES, ROWS: its shape. ROW0: first detector row. K: row of
 its first frame in the partition, R: in the block. FIRST, USED, WANTED: frames done, records used and wanted of a ragged output;
-COUNTS: address of its counts. INDEX: address of the block's flat positions. ROW_SHAPE: pixels of a row."""
+COUNTS: address of its counts. INDEX: address of the block's flat positions. ROW_SHAPE: pixels of a row. TABLE: address of the
+bytes from DATA to each frame of the tile, 0 where these are STRIDE apart."""
 
 DONE, NEEDS_ROOM, FAILED, CANCELLED = 0, 1, 2, 3
 """What entries and the driver return."""
@@ -75,7 +76,7 @@ def entry_source(hook: str, args: Sequence[Arg], sig_ndim: int) -> str:
         "    ctx = at_i8(address, (N_SLOTS,))",
         "    f8 = at_f8(address, (N_SLOTS,))",
         f"    m, k, r, row0 = ctx[{FRAMES}], ctx[{K}], ctx[{R}], ctx[{ROW0}]",
-        f"    tile = tile_at(ctx[{DATA}], (m, ctx[{ROWS}]{f', ctx[{ROW_SHAPE}]' if sig_ndim == 2 else ''}), ctx[{STRIDE}])",
+        f"    tile = tile_at(ctx[{DATA}], (m, ctx[{ROWS}]{f', ctx[{ROW_SHAPE}]' if sig_ndim == 2 else ''}), ctx[{STRIDE}], ctx[{TABLE}])",
         f"    index = at_index(ctx[{INDEX}] + 8 * r, (m,))",
     ]
     slot = HEAD
@@ -202,8 +203,8 @@ def drive(addresses, contexts, context_address, sources, strides, row_strides, r
     an earlier entry, or gathering, fills. strides, row_strides: bytes from frame to frame and from row to row, by entry.
     runs: int64 (n, 2), frames to visit. depth: frames of a tile. bands: int64 (b, 2), row ranges.
     whole frames go to entries of converters: those have row_strides 0 and are called with the first band only.
-    gather: int64 (4,) (address of a buffer for a tile or 0, address of frame 0, bytes from frame to frame, bytes of a frame): a tile
-    is made of several runs by copying.
+    gather: int64 (5,) (address of a buffer for a tile or 0, address of frame 0, bytes from frame to frame, bytes of a frame, address
+    of a table for a tile or 0): a tile is made of several runs, by copying, or by a table of where its frames are.
     at: int64 (6,) (run, frame or -1, band, entry, row, frames of the tile): where to go on, and where it stopped.
     Returns DONE, or NEEDS_ROOM, FAILED, CANCELLED with `at` on the entry concerned.
     """
@@ -215,16 +216,25 @@ def drive(addresses, contexts, context_address, sources, strides, row_strides, r
         if i < 0:
             i = runs[a, 0]
         m, next_a, next_i = 0, a, i
-        while next_a < runs.shape[0] and (m == 0 or (gather[0] != 0 and m < depth)):
+        while next_a < runs.shape[0] and (m == 0 or (gather[0] + gather[4] != 0 and m < depth)):
             if next_i < 0:
                 next_i = runs[next_a, 0]
             n = min(depth - m, runs[next_a, 1] - next_i)
+            if gather[4] != 0:
+                table = words_at(gather[4], (depth,))  # type: ignore[name-defined]  # noqa: F821  given by `driver`
+                for j in range(n):
+                    table[m + j] = (next_i + j) * gather[2]
             if gather[0] != 0:
                 for j in range(n):
-                    to = bytes_at(gather[0] + (m + j) * gather[3], (gather[3],))  # type: ignore[name-defined]  # noqa: F821  given by `driver`
-                    frame = bytes_at(gather[1] + (next_i + j) * gather[2], (gather[3],))  # type: ignore[name-defined]  # noqa: F821
-                    for p in range(gather[3]):  # twice as fast as memcpy, which writes past the cache
-                        to[p] = frame[p]
+                    source, target = gather[1] + (next_i + j) * gather[2], gather[0] + (m + j) * gather[3]
+                    for page in range(0, gather[3], 4096):
+                        size = min(4096, gather[3] - page)
+                        for line in range(64):  # of the next page, beyond which the processor does not look by itself
+                            ask_for(source + page + 4096 + 64 * line)  # type: ignore[name-defined]  # noqa: F821
+                        to = bytes_at(target + page, (size,))  # type: ignore[name-defined]  # noqa: F821  given by `driver`
+                        frame = bytes_at(source + page, (size,))  # type: ignore[name-defined]  # noqa: F821
+                        for p in range(size):  # twice as fast as memcpy, which writes past the cache
+                            to[p] = frame[p]
             m, next_i = m + n, next_i + n
             if next_i == runs[next_a, 1]:
                 next_a, next_i = next_a + 1, -1
@@ -236,8 +246,10 @@ def drive(addresses, contexts, context_address, sources, strides, row_strides, r
                     c = contexts[u]
                     if sources[u] < 0:
                         c[0] = ~sources[u] + y0 * row_strides[u]
+                        c[13] = 0
                     else:
-                        c[0] = sources[u] + i * strides[u] + y0 * row_strides[u]
+                        c[0] = sources[u] + (0 if gather[4] != 0 else i * strides[u]) + y0 * row_strides[u]
+                        c[13] = gather[4]
                     c[1], c[2], c[5], c[6] = strides[u], m, k + r, r
                     if whole:
                         c[3], c[4] = bands[bands.shape[0] - 1, 1], 0
@@ -262,7 +274,8 @@ def driver() -> Any:
     if _driver is None:
         from libstream.kernels import rt
 
-        _driver = Kernel(rt.with_globals(drive, call_address=rt.call_address, bytes_at=rt.bytes_at)).cached
+        given = {name: getattr(rt, name) for name in ("call_address", "bytes_at", "words_at", "ask_for")}
+        _driver = Kernel(rt.with_globals(drive, **given)).cached
     return _driver
 
 

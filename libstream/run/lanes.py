@@ -10,6 +10,7 @@ import numpy as np
 
 from libstream.errors import CancelledError
 from libstream.kernels import loops
+from libstream.kernels.jit import finds_frames
 from libstream.kernels.loops import DONE, FAILED, FIRST, INDEX, NEEDS_ROOM, USED, WANTED, Entry, driver, fill_context
 from libstream.run.block import Block
 from libstream.run.buffers import Buffers
@@ -47,6 +48,9 @@ class Lanes:
             c.kind == "process_tile" and (c.udf.tile_cost >= 2.5 or any(o.kind == "sig" for o in c.outputs.values())) for c in self.calls
         )
         self.gathered = np.zeros((0, *sig), np.uint8)
+        # others find frames wherever they are
+        self.finds = all(converters[c.key] is not None or c.kind == "process_frame" or finds_frames(c.hook) for c in self.calls)
+        self.table = np.zeros(depth if self.finds else 0, np.int64)
         used = {c.key: c for k in calls if (c := converters[k]) is not None}
         self.first = len(used)
         self._kept: list[tuple[_Arr, list[_Arr]]] = []
@@ -77,9 +81,11 @@ class Lanes:
         if not len(block.index):
             return
         data, native = block.data, self.native
-        gather = np.array([0, data.ctypes.data, data.strides[0], data.itemsize * math.prod(data.shape[1:])], np.int64)
+        gather = np.array([0, data.ctypes.data, data.strides[0], data.itemsize * math.prod(data.shape[1:]), 0], np.int64)
         seen = data
-        if self.gathers and SCATTERED * len(block.runs) > len(block.index):
+        if self.finds and len(block.runs) > 1:
+            gather[4] = self.table.ctypes.data
+        elif self.gathers and SCATTERED * len(block.runs) > len(block.index):
             self.gathered = seen = self.buffers.get("gathered", (self.depth, *data.shape[1:]), data.dtype)
             gather[0] = seen.ctypes.data
         self.sources[native] = ~seen.ctypes.data if seen is not data else seen.ctypes.data
@@ -105,7 +111,7 @@ class Lanes:
                 self.calls[i].make_room(self.states[i], int(ctx[WANTED]), block.k + int(at[4]) + int(ctx[FIRST]))
                 held[i] = self._fill(i, index)
             elif status == FAILED:
-                raise self._failure(block, index, at)
+                raise self._failure(block, index, at, bool(gather[4]))
             else:
                 raise CancelledError("cancelled")
         for i, call in enumerate(self.calls):
@@ -122,13 +128,16 @@ class Lanes:
             ctx[loops.COUNTS] = state.arrays["#counts"].ctypes.data
         return values
 
-    def _failure(self, block: Block, index: _Arr, at: _Arr) -> Exception:
-        _, i, b, u, r, m = at.tolist()
+    def _failure(self, block: Block, index: _Arr, at: _Arr, scattered: bool) -> Exception:
+        a, i, b, u, r, m = at.tolist()
         y0, y1 = self.bands[b].tolist()
         if u < self.first:
             raise RuntimeError("a converter failed; this is a fault of libstream")
         call = self.calls[u - self.first]
         data = block.data[i : i + m] if self.sources[u] >= 0 else self._buffer_of(u)[:m]
+        if scattered and self.sources[u] >= 0:
+            rows = np.concatenate([np.arange(start, stop) for start, stop in block.runs[a:]])
+            data = block.data[rows[rows >= i][:m]]
         return call.failure_in(data[:, y0:y1], index[r : r + m], y0)
 
     def _buffer_of(self, u: int) -> _Arr:
