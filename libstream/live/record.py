@@ -140,8 +140,8 @@ class Recorder:
                     self._write(block, table, lanes, t_ns)
             except OSError as exc:
                 self._failure = f"{self.folder}: nothing more is recorded: {_why(exc)}"
-            except CodecError as exc:  # a table that does not fit its block: ours, but no reason to stop the run
-                self._failure = f"{self.folder}: nothing more is recorded: {exc}"
+            except Exception as exc:  # noqa: BLE001  a fault of ours must not keep the memory of the run
+                self._failure = f"{self.folder}: nothing more is recorded: {type(exc).__name__}: {exc}"
             finally:
                 del block, item
                 done()

@@ -281,6 +281,15 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(tmp_path: Path, monkeyp
     assert [p for _, p, _ in raw_messages(tmp_path)] == some(9)[:3]
 
 
+def test_a_table_that_does_not_fit_its_block_keeps_no_memory(tmp_path: Path) -> None:
+    done: list[int] = []
+    with Recorder(tmp_path, "fake://here", "fake", reserve_bytes=0) as recorder:
+        for _ in range(2):
+            recorder.put(np.zeros(10, np.uint8), np.array([[0, 5, 10]]), 1, None, 0, lambda: done.append(1))
+    assert done == [1, 1]
+    assert "nothing more is recorded: CodecError: a part lies outside of the 5 bytes" in str(recorder.error)
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record.os, "writev", lambda fd, parts: os.write(fd, bytes(parts[0])[:37]))
     recorded(tmp_path, some(20))
