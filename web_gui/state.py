@@ -68,5 +68,9 @@ def applied(state: dict[str, Any], ops: list[list[Any]]) -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal as JSON: 1 and true, 1 and 1.0 are different texts only where it matters to a page."""
-    return type(a) is type(b) and bool(a == b) if isinstance(a, bool) or isinstance(b, bool) else bool(a == b)
+    """Equal as JSON: 1 is 1.0 and not true."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)

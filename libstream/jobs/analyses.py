@@ -129,7 +129,7 @@ class Analyses:
             raise UsageError(f"there is no analysis {id!r}; there are: {known}")
         return a
 
-    def want_frames(self, wanted: set[tuple[str, str | None]]) -> None:
+    def want_frames(self, wanted: Iterable[tuple[str, str | None]]) -> None:
         """Compute the mean or the maximum of frames ("mean" or "max", channel) while someone looks at them."""
         with self._lock:
             self._wanted = {frames_id(kind, channel): (kind, channel) for kind, channel in wanted if kind in FRAMES}

@@ -125,7 +125,8 @@ def _polygon(shape: Mapping[str, Any], size: tuple[int, int]) -> _Arr:
     inside = np.zeros(size, bool)
     for (ya, xa), (yb, xb) in zip(corners, [*corners[1:], corners[0]], strict=True):
         if ya != yb:  # an edge along x is crossed by no line along x
-            inside ^= ((ya > y) != (yb > y)) & (x < (xb - xa) * (y - ya) / (yb - ya) + xa)
+            with np.errstate(over="ignore", invalid="ignore"):  # nearly along x: matters only for rows between its ends
+                inside ^= ((ya > y) != (yb > y)) & (x < (xb - xa) * (y - ya) / (yb - ya) + xa)
     return inside
 
 

@@ -61,7 +61,9 @@ class OutputInfo:
         n = len(self.plane_axes)
         sizes = array.shape[array.ndim - n :] if self.plane_last else array.shape[:n]
         at = tuple(int(i) for i in np.unravel_index(index, sizes))
-        return np.asarray(array[(..., *at)] if self.plane_last else array[at])
+        if self.plane_last:
+            at = (slice(None),) * (array.ndim - n) + at  # type: ignore[assignment]
+        return np.asarray(array[at])
 
 
 def axis_json(axis: Axis) -> dict[str, Any]:

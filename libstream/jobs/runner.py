@@ -89,12 +89,11 @@ class Runner:
             for lane in [x for x in self._lanes if not x.ids]:
                 self._leave(lane)
         for a, lane, udf, gen in change:
+            self._sending(a, gen)
             try:
                 lane.update(a.id, udf.parameters(), gen)
             except Exception as exc:  # noqa: BLE001  a UDF may raise anything while it is bound; its user is told
                 self._failed(a, gen, exc)
-            else:
-                self._sent(a, gen)
         if fresh:
             self._start(source, fresh)
         self._tidy()
@@ -136,6 +135,8 @@ class Runner:
         """One pass for all of these; those that cannot be bound are left out and told why."""
         udfs = {a.id: udf if a.channel is None else api.on(a.channel, udf) for a, udf, _ in fresh}
         gens = {a.id: gen for a, _, gen in fresh}
+        for a, _, gen in fresh:
+            self._sending(a, gen)
         try:
             lane = Lane(
                 source, udfs, gens, roi=self._roi, corrections=self._corrections, executor=self._executor,
@@ -169,8 +170,7 @@ class Runner:
                 self._specs[a.id] = (type(udf), a.channel)
                 if a.id in infos:
                     a.outputs = infos[a.id]
-        for a, _, gen in fresh:
-            self._sent(a, gen)
+        self._changed()
 
     def _lane_of(self, id: str) -> Lane | None:
         return next((x for x in self._lanes if id in x.ids), None)
@@ -189,12 +189,12 @@ class Runner:
                 with self._lock:
                     self._leaving = [x for x in self._leaving if x is not lane]
 
-    def _sent(self, a: Analysis, gen: int) -> None:
+    def _sending(self, a: Analysis, gen: int) -> None:
+        """Said before a run is started: its first result may come before the start returns."""
         with self._lock:
             a.sent = gen
             self._stopped.discard(a.id)
-            if a.shown < gen:  # the first result may have come already
-                a.state, a.error = RUNNING, None
+            a.state, a.error = RUNNING, None
         self._changed()
 
     def _failed(self, a: Analysis, gen: int, exc: BaseException) -> None:
