@@ -1,4 +1,5 @@
-"""dectris-compression, cbor2 and hdf5plugin, in an environment of their own (tests/live/peers.py). Orders and answers are lines of JSON; data are files.
+"""dectris-compression, cbor2 and hdf5plugin, in an environment of their own (tests/live/peers.py). Orders and answers are lines of
+JSON; data are files.
 
 compress, decompress: payloads of files. read: stream V2 messages -> arrays. write: arrays -> stream V2 messages. They follow DECTRIS'
 published description of the stream, and share nothing with libstream.
