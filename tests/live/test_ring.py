@@ -141,17 +141,18 @@ def ring_files() -> list[str]:
 
 
 def test_it_goes_with_its_last_user(how: str) -> None:
+    before = len(ring_files())
     ring = Ring(4 * 4096, 4096)
     shared, path = ring.shared, ring.shared.path
     data = ring.data[:10]
     del ring
     data[3] = 9
-    assert ring_files() or not os.path.isdir("/proc/self/fd")
+    assert len(ring_files()) > before or not os.path.isdir("/proc/self/fd")
     assert os.path.exists(path)
     del data
     gc.collect()
     assert not os.path.exists(path) or how == "memory"
-    assert ring_files() == []
+    assert len(ring_files()) <= before
     with pytest.raises(LibstreamError, match=r"cannot reach the memory of the live source .* is the source closed\?"):
         shared.map()
 
