@@ -109,7 +109,9 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
         """One message of the page; the next one waits until this returns."""
         try:
             data = json.loads(message) if isinstance(message, str) else None
-            kind = data.get("type") if isinstance(data, dict) else None
+            if not isinstance(data, dict):
+                raise UsageError("a message is a JSON object, as text")
+            kind = data.get("type")
             if kind == "hello":
                 self._hello(data)
             elif not self.client:
@@ -202,6 +204,8 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
 
     async def _command(self, data: dict[str, Any]) -> None:
         id, name, args = data.get("id"), data.get("name"), data.get("args", {})
+        if not isinstance(id, (str, int, float)) or len(str(id)) > 200:
+            id = None
         server = self.server
         try:
             if name == "take_control":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tornado.httpclient import HTTPRequest
-from tornado.websocket import WebSocketClientConnection, websocket_connect
+from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
 
 from libstream.web_gui import wire
 from libstream.web_gui.state import applied
@@ -17,7 +18,9 @@ TOKEN = "a-token-for-tests-0123456789"
 
 
 class Page:
-    """A connection that keeps the state and paints arrays. paints: acknowledges what it gets."""
+    """A connection that keeps the state and paints arrays. paints: acknowledges what it gets. reads: cleared, it reads nothing more."""
+
+    opened: ClassVar[list[Page]] = []
 
     def __init__(self, connection: WebSocketClientConnection, *, paints: bool = True) -> None:
         self.connection, self.paints = connection, paints
@@ -34,7 +37,10 @@ class Page:
         self.received: dict[str, list[dict[str, Any]]] = {}
         self.n_bytes = 0
         self.closed = False
-        self._count = 0
+        self.reads = asyncio.Event()
+        self.reads.set()
+        Page.opened.append(self)
+        self._count = 1000
         self._changed = asyncio.Condition()
         self._task = asyncio.create_task(self._read())
 
@@ -52,8 +58,9 @@ class Page:
         return page
 
     async def send(self, **message: Any) -> None:
-        """One message."""
-        await self.connection.write_message(json.dumps(message))
+        """One message; none where the connection is closed."""
+        with contextlib.suppress(WebSocketClosedError):
+            await self.connection.write_message(json.dumps(message))
 
     async def sub(self, topic: str, **more: Any) -> None:
         """Subscribe."""
@@ -78,8 +85,9 @@ class Page:
 
     async def close(self) -> None:
         """Leave."""
+        self.reads.set()
         self.connection.close()
-        await asyncio.wait_for(self._task, 5)
+        await asyncio.wait_for(self._task, 10)
 
     async def ack(self, topic: str) -> None:
         """Say that the newest version was painted."""
@@ -87,6 +95,7 @@ class Page:
 
     async def _read(self) -> None:
         while (message := await self.connection.read_message()) is not None:
+            await self.reads.wait()
             if isinstance(message, bytes):
                 await self._array(message)
             else:

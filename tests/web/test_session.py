@@ -219,8 +219,8 @@ def test_the_next_file_takes_the_analyses_along(session: Session, scan: str, tmp
     session.open(str(tmp_path / "other.npy"))
     settled(session, "sum")
     assert array(session, "a/sum/sum").shape == (8, 16)
+    wait(lambda: [e["name"] for e in session.view()["history"]] == ["other.npy", "scan.npy"])
     view = session.view()
-    assert [e["name"] for e in view["history"]] == ["other.npy", "scan.npy"]
     past = view["history"][1]
     assert past["processed"] == 72
     assert np.array_equal(array(session, past["results"][0]["topic"]), FRAMES.sum(axis=(0, 1)))
@@ -256,7 +256,7 @@ def test_saved_files_hold_all_results(session: Session, scan: str) -> None:
     assert session.records.save("mine").name == "mine.h5"
     with pytest.raises(UsageError, match="exists"):
         session.records.save("mine.h5")
-    assert session.view()["history"][0]["saved"].endswith("mine.h5")
+    wait(lambda: session.view()["history"][0]["saved"].endswith("mine.h5"))
 
 
 def test_own_udfs_are_read_again_and_a_broken_file_changes_nothing(session: Session, scan: str, own: Path) -> None:
