@@ -50,11 +50,11 @@ def _family(pid: int) -> list[int]:
     out, todo = [], [pid]
     while todo:
         out.append(todo.pop())
-        for task in Path(f"/proc/{out[-1]}/task").glob("*/children"):
-            try:
+        try:
+            for task in Path(f"/proc/{out[-1]}/task").glob("*/children"):
                 todo += map(int, task.read_text().split())
-            except OSError:  # it has just ended
-                continue
+        except OSError:  # it has just ended
+            continue
     return out
 
 
