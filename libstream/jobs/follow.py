@@ -112,8 +112,15 @@ class Follow:
         self.number += 1
         self.armed = False
         try:
-            session.worker.submit(lambda: self._begin(acquisition)).result()
-        except LibstreamError as exc:
+            begun = session.worker.submit(lambda: self._begin(acquisition))
+            while True:
+                try:
+                    begun.result(POLL_S)
+                    break
+                except TimeoutError:
+                    if self._closed.is_set() and begun.cancel():  # it is the worker that waits for this thread to end
+                        return
+        except Exception as exc:  # noqa: BLE001  the next acquisition may do
             if not self._closed.is_set():
                 session.say("error", str(exc))
             return

@@ -120,6 +120,10 @@ class Runner:
         for lane in lanes:
             lane.cancel()
 
+    def refuse(self) -> None:
+        """Start nothing more."""
+        self._closed = True
+
     def close(self) -> bool:
         """Stop all runs and wait for them. False where a UDF could not be stopped."""
         with self._lock:

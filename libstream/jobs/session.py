@@ -14,7 +14,7 @@ from libstream.contracts.source import FrameSource
 from libstream.errors import LibstreamError, UsageError
 from libstream.jobs import sources
 from libstream.jobs.analyses import Analyses
-from libstream.jobs.analysis import Analysis
+from libstream.jobs.analysis import RUNNING, Analysis
 from libstream.jobs.arrays import mask_of
 from libstream.jobs.catalog import Catalog
 from libstream.jobs.follow import Follow
@@ -84,8 +84,10 @@ class Session:
 
     @property
     def pending(self) -> bool:
-        """True where something waits to be run."""
+        """True where something waits to be run, or runs."""
         with self.lock:
+            if any(a.state == RUNNING for a in self.analyses.by_id.values()):
+                return True
             return self.source is not None and any(
                 a.sent != a.gen and (self.auto or a.id in self._asked) for a in self.analyses.by_id.values()
             )
@@ -99,7 +101,7 @@ class Session:
     def view(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON (docs/reference/gui-protocol.md, "The state")."""
         with self.lock:
-            running = self.runner.running
+            running = self.runner.running or any(a.state == RUNNING for a in self.analyses.by_id.values())
             shown = {a.id: a for a in self.analyses.shown()}
             states = {a.state for a in shown.values()}
             run = "running" if running else next((s for s in ("failed", "incomplete", "done") if s in states), "idle")
@@ -309,8 +311,9 @@ class Session:
         follow = self.follow
         if follow is not None:
             follow.close()
-        ended = self.runner.close()
+        self.runner.refuse()
         self.worker.close()
+        ended = self.runner.close()
         self.records.save_now()
         self.catalog.close()
         return ended
