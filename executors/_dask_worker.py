@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 
-from libstream.ext import CancelFlag, Partial, Partition, Work
+from libstream.ext import CancelFlag, LibstreamError, Partial, Partition, UsageError, Work
 
 _held: dict[str, Held] = {}
 _lock = threading.Lock()
 
 
 class Held:
-    """A work on this worker. busy: calls of it that are running."""
+    """A work on this worker.
 
-    def __init__(self, payload: bytes, path_map: Mapping[str, str]) -> None:
+    payload: the pickled work; flag: the pickled flag of the client, which workers of the same computer see at once.
+    path_map: see `DaskExecutor`; wanted: versions of the client.
+    """
+
+    def __init__(self, payload: bytes, flag: bytes, path_map: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+        import pickle
+
         self.payload, self.path_map = payload, path_map
-        self.cancel = CancelFlag()
-        self.busy = 0
+        self.mismatch = differences(wanted, versions())
+        try:
+            self.cancel: CancelFlag = pickle.loads(flag)  # noqa: S301  a Dask cluster runs what its users send: they chose to trust it
+        except (OSError, EOFError):  # another computer, or a flag that cannot be shared: `stop` sets this one
+            self.cancel = CancelFlag()
         self._work: Work | None = None
         self._lock = threading.Lock()
+        self._blas: Any = None
 
     def work(self) -> Work:
         """The work, unpickled and set up once."""
@@ -32,7 +45,14 @@ class Held:
             if self._work is None:
                 import pickle
 
-                work = pickle.loads(self.payload)  # noqa: S301  a Dask cluster runs what its users send: they chose to trust it
+                from threadpoolctl import threadpool_limits
+
+                if self.mismatch:
+                    raise UsageError(f"Dask worker at {where()} has other versions: {self.mismatch}. Install the same ones")
+                # as all executors do: the bits of BLAS depend on its number of threads
+                self._blas = threadpool_limits(limits=1, user_api="blas")
+                work = pickle.loads(self.payload)  # noqa: S301  see above
+                self.payload = b""
                 if self.path_map and hasattr(work, "opener"):
                     work.opener = with_paths(work.opener, self.path_map)
                 work.setup()
@@ -40,17 +60,20 @@ class Held:
             return self._work
 
     def close(self) -> None:
-        """Stop and forget it."""
-        self.cancel.set()
+        """Release what the work holds. Its calls are over."""
         with self._lock:
             if self._work is not None:
                 self._work.close()
+            if self._blas is not None:
+                self._blas.restore_original_limits()
 
 
-def hold(token: str, payload: bytes, path_map: Mapping[str, str]) -> None:
+def hold(token: str, payload: bytes, flag: bytes, path_map: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     """A run begins, or this worker has just joined it."""
+    tune_malloc()
     with _lock:
-        _held.setdefault(token, Held(payload, path_map))
+        if token not in _held:
+            _held[token] = Held(payload, flag, path_map, wanted)
 
 
 def forget(token: str) -> None:
@@ -69,23 +92,22 @@ def stop(token: str) -> None:
         held.cancel.set()
 
 
-def busy(token: str) -> int:
-    """Calls of the run that are going on in this worker."""
-    with _lock:
-        held = _held.get(token)
-    return 0 if held is None else held.busy
+def mismatch(token: str) -> str:
+    """How the versions here differ from those of the client, "" where they do not."""
+    held = _held.get(token)
+    return "" if held is None else held.mismatch
 
 
 def process(token: str, partition: Partition) -> Partial:
     """Task: one partition."""
     held = _of(token)
-    with _lock:
-        held.busy += 1
     try:
         return held.work().process(partition, held.cancel)
-    finally:
-        with _lock:
-            held.busy -= 1
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(
+            f"{exc}, on the Dask worker at {where()}. It has to see the files of the client; under another name with "
+            "ls.executor('dask', ..., path_map={'/name/here': '/name/there'})"
+        ) from exc
 
 
 def combine(token: str, left: Partial, right: Partial) -> Partial:
@@ -97,30 +119,35 @@ def _of(token: str) -> Held:
     with _lock:
         held = _held.get(token)
     if held is None:
-        raise RuntimeError(f"worker {os.getpid()} does not know run {token}: it is over, or was never sent here")
+        raise LibstreamError(f"the Dask worker at {where()} was not told of this run: was the scheduler restarted?")
     return held
 
 
-def versions() -> dict[str, str]:
-    """What has to agree between client and workers."""
-    import cloudpickle
-    import numba
-    import numpy as np
+def where() -> str:
+    """This process in words."""
+    return f"{platform.node()}, process {os.getpid()}"
 
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What has to agree between client and workers, so that results do."""
     import libstream
 
-    return {
-        "libstream": libstream.__version__, "numpy": np.__version__, "numba": numba.__version__, "cloudpickle": cloudpickle.__version__,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-    }  # fmt: skip
+    found = {name: version(name) for name in ("numpy", "numba", "cloudpickle")}
+    return {"libstream": libstream.__version__, **found, "python": ".".join(platform.python_version_tuple()[:2])}
 
 
+def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """Versions that differ, in words."""
+    return ", ".join(f"{name} {there.get(name, '(none)')} there, {v} here" for name, v in here.items() if there.get(name) != v)
+
+
+@functools.cache
 def tune_malloc() -> None:
     """Let glibc keep large blocks: Dask's nanny switches that off, and each buffer of half a megabyte would come anew from the system."""
-    import contextlib
     import ctypes
 
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 128 << 20)  # M_TRIM_THRESHOLD
@@ -131,8 +158,9 @@ def with_paths(value: Any, path_map: Mapping[str, str]) -> Any:
     if isinstance(value, (str, PurePath)):
         text = str(value)
         for here, there in path_map.items():
-            if text == here or text.startswith(here.rstrip("/") + "/"):
-                return type(value)(there.rstrip("/") + text[len(here.rstrip("/")) :])
+            start = here.rstrip("/\\")
+            if text == start or text[: len(start) + 1] in (f"{start}/", f"{start}\\"):
+                return type(value)(there.rstrip("/\\") + text[len(start) :])
         return value
     if isinstance(value, tuple):
         made = [with_paths(v, path_map) for v in value]
@@ -143,5 +171,35 @@ def with_paths(value: Any, path_map: Mapping[str, str]) -> Any:
         return {k: with_paths(v, path_map) for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         changes = {f.name: with_paths(getattr(value, f.name), path_map) for f in fields(value) if f.init}
-        return replace(value, **{k: v for k, v in changes.items() if v is not getattr(value, k)})
+        changes = {k: v for k, v in changes.items() if v is not getattr(value, k)}
+        return replace(value, **changes) if changes else value
     return value
+
+
+@functools.cache
+def _run_plugin() -> type[Any]:
+    from distributed import WorkerPlugin
+
+    class RunPlugin(WorkerPlugin):  # type: ignore[misc]
+        """Brings a run to every worker once, also to those that join later."""
+
+        def __init__(self, token: str, *what: Any) -> None:
+            self.name, self.token, self.what = f"libstream-{token}", token, what
+
+        def setup(self, worker: Any) -> None:
+            """The run begins on this worker."""
+            hold(self.token, *self.what)
+
+        def teardown(self, worker: Any) -> None:
+            """The run is over."""
+            forget(self.token)
+
+    # found by __getattr__ below: pickled by name, so that workers with another Python can say so
+    RunPlugin.__module__, RunPlugin.__qualname__ = __name__, "RunPlugin"
+    return RunPlugin
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RunPlugin":  # made when it is asked for: its base class is Dask's
+        return _run_plugin()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -116,7 +116,8 @@ def start(
         udfs: a UDF, a list (keys from class names, "virtual_detector", "virtual_detector_2"), or a dict by key.
         roi: which positions: a bool array of exactly the scan's shape, slices, or positions (k, 2) as (y, x).
         corrections: dark, gain and excluded pixels.
-        executor: "threads", "inline", "processes", or an executor object.
+        executor: "threads", "inline", "processes", "dask" (processes of this computer), "dask://host:8786" (a cluster), a
+            `distributed.Client`, or an executor object.
         progress: True for a progress bar, or a function of `Progress`.
         order: "scan", or "coarse" to see the whole scan early.
         profile: time each UDF alone, for `Job.profile()`; costs some speed where several share a pass.
@@ -248,8 +249,12 @@ _shared_lock = threading.Lock()
 
 @contextmanager
 def executor(name: str, **options: Any) -> Iterator[Executor]:
-    """An executor of one's own, closed at the end: `with ls.executor("processes", workers=4) as ex: ls.run(..., executor=ex)`."""
-    own = registry.load("executors", name)(**options)
+    """An executor of one's own, closed at the end: `with ls.executor("processes", workers=4) as ex: ls.run(..., executor=ex)`.
+
+    name: as for `start`, with an address where the executor takes one ("dask://host:8786"). options: what the executor takes.
+    """
+    name, _, address = name.partition("://")
+    own = registry.load("executors", name)(**options, **({"address": address} if address else {}))
     try:
         yield own
     finally:
@@ -270,6 +275,8 @@ atexit.register(shutdown)
 
 def _executor(given: str | Executor) -> Executor:
     if not isinstance(given, str):
+        if type(given).__module__.partition(".")[0] == "distributed" and hasattr(given, "scheduler"):
+            return registry.load("executors", "dask")(client=given)  # holds nothing that would have to be closed
         if not hasattr(given, "imap"):
             raise UsageError(f"executor must be a name such as 'threads' or an executor, got {given!r}")
         return given

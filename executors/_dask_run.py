@@ -1,0 +1,336 @@
+"""One run on a Dask cluster: partitions in flight, sums merged on the workers along the fixed tree, what is fetched when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from libstream.executors import _dask_worker as far
+from libstream.executors._feed import Feed
+from libstream.ext import CancelFlag, CancelledError, Partial, Partition, UsageError, Work, WorkerLostError
+
+HEARTBEAT_S = 0.05
+"""A silent iterator yields None this often, so that the loop can publish what it has."""
+POLL_S = 0.005
+"""Workers that have nothing to do look for the next partition of a source that waits this often."""
+PATIENCE_S = 5.0
+"""Time that workers have to reach their next tile after a cancel, before they are restarted."""
+AHEAD = 2
+"""Tasks sent for each thread of the workers beside the running one: they never wait for the client."""
+PING_S = 1.0
+"""How often the scheduler is asked for its workers."""
+SILENT_S = 30.0
+"""Silence of a scheduler whose connection stands, after which a run gives up. A lost connection ends it at once."""
+ASK_S = 5.0
+"""Longest wait for an answer when a run is stopped."""
+RESTART_S = 30.0
+_numbers = itertools.count()
+_log = logging.getLogger("libstream")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `DaskExecutor`."""
+
+    path_map: dict[str, str]
+    snapshot_s: float
+    combine_bytes: float
+    wait_s: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node (level, i) of the tree on the workers. positions: what an error says of it; parts: what it is merged of."""
+
+    level: int
+    i: int
+    future: Any
+    positions: tuple[int, int]
+    parts: tuple[Node, ...] = ()
+
+
+class Run:
+    """One `imap`."""
+
+    def __init__(self, client: Any, work: Work, feed: Feed, cancel: CancelFlag, settings: Settings, direct: bool | None) -> None:
+        self.client, self.work, self.feed, self.cancel, self.settings, self.direct = client, work, feed, cancel, settings, direct
+        self.token = f"{os.getpid()}-{time.time_ns()}-{next(_numbers)}"
+        self.plugin: Any = None
+        self.flying: dict[Any, Node] = {}  # tasks: partitions, merges
+        self.n_partitions = 0  # of them
+        self.nodes: dict[tuple[int, int], Node] = {}  # finished, on the workers
+        self.coming: tuple[Any, list[Node]] | None = None  # being fetched
+        self.combine_bytes = settings.combine_bytes
+        self.merges = False
+        self.due = 0.0
+        self.threads = 1
+        self.ping: Any = None
+        self.heard = self.served = time.monotonic()
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def results(self) -> Iterator[Partial | None]:
+        """See `Executor.imap`."""
+        from distributed import as_completed
+
+        self.done = as_completed(loop=self.client.loop)
+        self._send_work()
+        try:
+            yield from self._loop()
+        except Exception:
+            if self._connected():  # what was merged on the workers is kept
+                self._stop_tiles()
+                yield from self._rescued()
+            raise
+
+    def _loop(self) -> Iterator[Partial | None]:
+        while True:
+            if self.cancel:
+                raise CancelledError("cancelled")
+            self._fill()
+            if not (self.flying or self.nodes or self.coming) and self.feed.ended:
+                return
+            self._wait()
+            for future in self.done.next_batch(block=False) if self.done.has_ready() else ():
+                self._finished(future)
+            partials = self._fetched()
+            yield from partials or (None,)
+            self._fetch()
+            self._look_around()
+
+    def _fill(self) -> None:
+        while (room := self._room()) > 0 and not self.cancel and (partition := self.feed.poll(room)) is not None:
+            runs = partition.runs
+            where = (int(runs[0, 0]), int(runs[-1, 1])) if len(runs) else (0, 0)
+            self.n_partitions += 1
+            self._submit(far.process, (partition,), Node(0, partition.number, None, where))
+
+    def _room(self) -> int:
+        waiting = 0 if self.merges else len(self.nodes) + (len(self.coming[1]) if self.coming else 0)
+        return self.threads * (1 + AHEAD) - self.n_partitions - waiting
+
+    def _submit(self, task: Callable[..., Partial], arguments: tuple[Any, ...], node: Node) -> None:
+        # keys are tuples: tasks of one name are a group, which the scheduler hands out as workers become free
+        key = (f"libstream-{task.__name__}-{self.token}", node.level, node.i, next(_numbers))
+        future = self.client.submit(task, self.token, *arguments, key=key, priority=node.level, pure=False)
+        self.flying[future] = replace(node, future=future)
+        self.done.add(future)
+
+    def _wait(self) -> None:
+        if not self.flying and self.coming is None:
+            self.feed.wait(HEARTBEAT_S)
+            return
+        idle = self._room() > self.threads * AHEAD and not self.feed.ended
+        with self.done.thread_condition:
+            if not self.done.has_ready() and not (self.coming is not None and self.coming[0].done()):
+                self.done.thread_condition.wait(POLL_S if idle else HEARTBEAT_S)
+
+    def _finished(self, future: Any) -> None:
+        node = self.flying.pop(future, None)
+        if node is None:
+            return
+        self.n_partitions -= not node.parts
+        if future.status == "error":
+            exc = future.exception()
+            if node.parts and _of_user(exc):
+                # the client merges these, and its error is that of every other executor
+                self.combine_bytes, self.merges = math.inf, False
+                self.nodes.update({(n.level, n.i): n for n in node.parts})
+                return
+            raise self._error(exc, node, future.traceback()) from None
+        if future.status == "cancelled":
+            raise self._dropped()
+        # else it is finished, or lost again with its worker: then Dask computes it once more, when it is needed
+        node = replace(node, parts=())  # released
+        other = self.nodes.pop((node.level, node.i ^ 1), None) if self.merges else None
+        if other is None:
+            self.nodes[node.level, node.i] = node
+            return
+        parts = (other, node) if node.i & 1 else (node, other)
+        where = (parts[0].positions[0], parts[1].positions[1])
+        self._submit(far.combine, (parts[0].future, parts[1].future), Node(node.level + 1, node.i >> 1, None, where, parts))
+
+    # -- fetching --------------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        """Begin to fetch what is ready: at once what is small, and whatever there is when nothing else goes on."""
+        if self.coming is not None or not self.nodes or (self.merges and self.flying and time.monotonic() < self.due):
+            return
+        nodes = list(self.nodes.values())
+        self.nodes.clear()
+        self.coming = (self._begin(self.client.gather([n.future for n in nodes], direct=self.direct, asynchronous=True)), nodes)
+
+    def _begin(self, coroutine: Any) -> Any:
+        """Start it on the client's event loop; the run's own loop wakes up when it is done."""
+        task = asyncio.run_coroutine_threadsafe(coroutine, self.client.loop.asyncio_loop)
+
+        def wake(_: Any) -> None:
+            with self.done.thread_condition:
+                self.done.thread_condition.notify()
+
+        task.add_done_callback(wake)
+        return task
+
+    def _fetched(self) -> list[Partial]:
+        if self.coming is None or not self.coming[0].done():
+            return []
+        task, nodes = self.coming
+        self.coming = None
+        try:
+            partials: list[Partial] = task.result()
+        except Exception as exc:
+            where = (min(n.positions[0] for n in nodes), max(n.positions[1] for n in nodes))
+            raise self._error(exc, Node(0, 0, None, where), exc.__traceback__) from None
+        if not self.merges:
+            self.merges = any(sum(a.nbytes for a in p.reduced.values()) > self.combine_bytes for p in partials)
+        self.due = time.monotonic() + self.settings.snapshot_s
+        return partials  # the futures are released here, and the memory of the workers with them
+
+    def _rescued(self) -> Iterator[Partial]:
+        """What was finished before the end."""
+        with contextlib.suppress(Exception):
+            if self.coming is None:
+                self._fetch_now()
+            for _ in range(2):
+                if self.coming is not None:
+                    with contextlib.suppress(TimeoutError):
+                        self.coming[0].exception(ASK_S)
+                    yield from self._fetched()
+                self._fetch_now()
+
+    def _fetch_now(self) -> None:
+        self.due = 0.0
+        self._fetch()
+
+    # -- errors ----------------------------------------------------------------------------------------------------
+
+    def _error(self, exc: Any, node: Node, remote: Any) -> BaseException:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        if isinstance(exc, KilledWorker):
+            a, b = node.positions
+            return WorkerLostError(
+                f"the worker process died {exc.allowed_failures + 1} times on the flat scan positions {a} to {b} (last at "
+                f"{exc.last_worker.address}). It was killed from outside (out of memory?) or the UDF crashes the interpreter; "
+                "try executor='inline' to see where"
+            )
+        if isinstance(exc, FutureCancelledError):
+            return self._dropped()
+        if not isinstance(exc, BaseException):
+            return RuntimeError(f"a Dask task failed without saying why ({exc!r})")
+        if remote is not None:
+            exc.add_note("on the worker:\n" + "".join(traceback.format_tb(remote)))
+        return exc.with_traceback(None)
+
+    def _dropped(self) -> WorkerLostError:
+        scheduler = getattr(self.client, "scheduler", None)
+        return WorkerLostError(
+            f"the connection to the Dask scheduler at {getattr(scheduler, 'address', '(closed)')} was lost: it was stopped or restarted. "
+            "What was merged before is kept"
+        )
+
+    def _connected(self) -> bool:
+        return self.client.status == "running"
+
+    def _look_around(self) -> None:
+        """Is the scheduler there, how many threads do its workers have?"""
+        now = time.monotonic()
+        if not self._connected():
+            raise self._dropped()
+        if self.ping is None:
+            if now - self.heard > PING_S:
+                self.ping = self._begin(self.client.scheduler.ncores())
+        elif self.ping.done():
+            ping, self.ping = self.ping, None
+            with contextlib.suppress(OSError):  # a lost connection is seen above
+                self._count(ping.result())
+                self.heard = now
+        elif now - self.heard > SILENT_S:
+            raise self._dropped()
+        if self.flying and now - self.served > self.settings.wait_s:
+            raise OSError(
+                f"the Dask scheduler at {self.client.scheduler.address} has had no worker for {self.settings.wait_s:g} s: start some with "
+                f"`dask worker {self.client.scheduler.address}`, or wait longer for them with wait_s="
+            )
+
+    def _count(self, threads: dict[str, int]) -> None:
+        self.threads = max(1, sum(threads.values()))
+        if threads:
+            self.served = time.monotonic()
+
+    # -- beginning and end -----------------------------------------------------------------------------------------
+
+    def _send_work(self) -> None:
+        """Once to each worker, also to those that will join."""
+        import pickle
+
+        import cloudpickle
+
+        try:
+            flag = pickle.dumps(self.cancel)
+        except TypeError:  # it is not shared: `stop` goes to every worker anyway
+            flag = b""
+        self.plugin = far.RunPlugin(self.token, cloudpickle.dumps(self.work), flag, self.settings.path_map, far.versions())
+        try:
+            self.client.register_plugin(self.plugin, name=self.plugin.name)
+            found = self.client.run(far.mismatch, self.token, on_error="raise")
+        except ImportError as exc:
+            raise UsageError(f"libstream cannot be used on the Dask workers ({exc}): install it there, in the same version") from exc
+        for worker, differs in found.items():
+            if differs:
+                raise UsageError(f"the Dask worker {worker} has other versions: {differs}. Install the same ones there")
+        self._count(self.client.nthreads())
+
+    def stop(self) -> None:
+        """Nothing goes on: running tasks stop at their next tile; workers that do not are restarted."""
+        self.feed.stop()
+        if self.flying:
+            self.cancel.set()  # seen at once by workers of this computer
+        if self.plugin is None:
+            return
+        try:
+            if self._connected():
+                if self.flying:
+                    self._stop_tiles()
+                    self._end_tasks()
+                self.client.sync(self.client.scheduler.unregister_worker_plugin, name=self.plugin.name, callback_timeout=RESTART_S)
+        except Exception as exc:  # noqa: BLE001  the connection has gone; the error of the run is on its way
+            _log.debug("the run could not be taken from the workers: %r", exc)
+        finally:
+            self.flying.clear()
+            self.nodes.clear()
+            self.coming = None
+
+    def _stop_tiles(self) -> None:
+        self.cancel.set()
+        with contextlib.suppress(Exception):
+            self.client.run(far.stop, self.token, on_error="ignore", callback_timeout=ASK_S)
+
+    def _end_tasks(self) -> None:
+        """Wait for the running tiles, restart who does not come to an end, and forget all tasks."""
+        deadline = time.monotonic() + PATIENCE_S
+        while (going := [f for f in self.flying if f.status == "pending"]) and time.monotonic() < deadline and self._connected():
+            with self.done.thread_condition:
+                self.done.thread_condition.wait(0.01)
+        keys = {f.key for f in going}
+        busy = [w for w, held in self.client.processing().items() if keys.intersection(held)] if keys else []
+        self.client.cancel(list(self.flying), force=True)
+        if not busy:
+            return
+        try:
+            self.client.restart_workers(busy, timeout=RESTART_S)
+        except ValueError as exc:  # without a nanny
+            _log.warning(
+                "the run was stopped %g s ago, but calls of UDFs or reads go on at %s: these workers cannot be restarted (%s)",
+                PATIENCE_S, ", ".join(busy), exc,
+            )  # fmt: skip
