@@ -49,8 +49,8 @@ def pytest_report_header() -> list[str]:
 # -- nothing outlives a test -------------------------------------------------------------------------------------------
 
 
-_PERSISTENT = ("libstream-worker", "ExecutorManagerThread", "QueueFeederThread")
-"""Names of the threads of the process-wide executors; the last two are those of loky, for each pool of processes."""
+_PERSISTENT = ("libstream-worker", "ExecutorManagerThread", "QueueFeederThread", "Dask-Offload")
+"""Names of the threads of the process-wide executors; two are those of loky, for each pool of processes, the last is Dask's, for ever."""
 
 
 def _threads() -> dict[object, str]:
