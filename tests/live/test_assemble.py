@@ -121,7 +121,7 @@ class Walk:
         # where parts of frames are missing the memory may not be full: which frames then give way is tested elsewhere
         self.small = sectors * channels == 1 and bool(rng.integers(2))
         size = 56 + 32  # the bytes of a message
-        blocks, block_bytes = (4, 6 * size) if self.small else (300, 4096)
+        blocks, block_bytes = (4, 3 * size) if self.small else (300, 4096)
         self.hand = ByHand(
             patch, scan=scan, sectors=sectors, channels=names, drop=True, blocks=blocks, block_bytes=block_bytes, **self.order
         )  # fmt: skip
@@ -140,7 +140,7 @@ class Walk:
     def go(self, n: int) -> None:
         steps = {
             self.begin: 2, self.end: 1, self.frame: 60, self.again: 3, self.stranger: 1, self.nonsense: 1, self.beyond: 1,
-            self.begin_pass: 5, self.take: 8, self.merge: 10, self.end_pass: 2, self.give_up: 1, self.time: 2,
+            self.begin_pass: 5, self.take: 10, self.merge: 8, self.end_pass: 2, self.give_up: 1, self.time: 2,
         }  # fmt: skip
         names, weights = list(steps), np.array(list(steps.values()), float)
         for _ in range(n):

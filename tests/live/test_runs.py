@@ -98,6 +98,7 @@ def test_announced_numbers_of_parts_end_a_run(patch: pytest.MonkeyPatch) -> None
     hand = ByHand(patch, scan=SCAN, sectors=2, n_senders=2, has_end=False)
     for run in (7, 7):  # the numbers of scans begin anew
         acquisition = begin(hand, run)
+        assert acquisition.state == "running"
         hand.wire.announce(run, 0, N)
         hand.wire.announce(run, 1, N - 1)  # the second sender knows that it has lost one
         send(hand, run, range(1, N - 1))
@@ -108,7 +109,8 @@ def test_announced_numbers_of_parts_end_a_run(patch: pytest.MonkeyPatch) -> None
         hand.after(1.1)
         assert acquisition.state == "incomplete"
         assert acquisition.counts.partial == 1
-        hand.wire.announce(run, 0, 3)  # too late: it says nothing about the next run of this number
+        for sender in range(2):
+            hand.wire.announce(run, sender, 1)  # too late: it says nothing about the next run of this number
         hand.turn()
 
 
@@ -256,6 +258,20 @@ def test_a_sector_that_comes_after_its_frame_was_given_up_changes_nothing(patch:
     one.finish()
     assert one.ledger["received"] == 20
     assert one.ledger["processed"] + one.ledger["partial"] + one.ledger["pending"] == 20
+
+
+def test_frames_stay_while_somebody_reads_them(patch: pytest.MonkeyPatch) -> None:
+    hand = ByHand(patch, scan=SCAN, blocks=4, block_bytes=300, drop=True)
+    acquisition = begin(hand, numbers=range(N))
+    one = Pass(acquisition, lambda at, c: marked(1, at), at_most=3)
+    while one.has_next and one.take():
+        pass
+    assert len(one.out) == 4
+    acquisition.give_up()
+    begin(hand, 2, numbers=range(N))
+    begin(hand, 3, numbers=range(N))
+    one.finish()
+    assert one.ledger["processed"] == N
 
 
 def test_tables_of_a_closed_run_go_with_its_acquisition(patch: pytest.MonkeyPatch) -> None:
