@@ -16,7 +16,7 @@ from typing import Any
 
 from libstream.executors import _dask_worker as far
 from libstream.executors._feed import Feed
-from libstream.ext import CancelFlag, CancelledError, Partial, Partition, UsageError, Work, WorkerLostError
+from libstream.ext import CancelFlag, CancelledError, Partial, UsageError, Work, WorkerLostError
 
 HEARTBEAT_S = 0.05
 """A silent iterator yields None this often, so that the loop can publish what it has."""
@@ -135,13 +135,15 @@ class Run:
                 self.done.thread_condition.wait(POLL_S if idle else HEARTBEAT_S)
 
     def _finished(self, future: Any) -> None:
+        from distributed import KilledWorker
+
         node = self.flying.pop(future, None)
         if node is None:
             return
         self.n_partitions -= not node.parts
         if future.status == "error":
             exc = future.exception()
-            if node.parts and _of_user(exc):
+            if node.parts and not isinstance(exc, KilledWorker):
                 # the client merges these, and its error is that of every other executor
                 self.combine_bytes, self.merges = math.inf, False
                 self.nodes.update({(n.level, n.i): n for n in node.parts})
@@ -187,7 +189,7 @@ class Run:
         self.coming = None
         try:
             partials: list[Partial] = task.result()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  of whatever kind the task's is
             where = (min(n.positions[0] for n in nodes), max(n.positions[1] for n in nodes))
             raise self._error(exc, Node(0, 0, None, where), exc.__traceback__) from None
         if not self.merges:

@@ -128,6 +128,6 @@ class DaskExecutor:
         }
         with dask.config.set(settings):
             return distributed.LocalCluster(
-                n_workers=self._workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50, memory_limit=0,
-                security=self._security,
+                n_workers=self._workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50,
+                memory_limit=0, security=self._security,
             )  # fmt: skip
