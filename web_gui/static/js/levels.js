@@ -27,13 +27,14 @@ export function histogram(values, [lo, hi]) {
 
 // Limits that hold all but the outermost 0.3 % on either side, from a sample: hot pixels do not darken the image.
 export function robust(values, part = 0.003) {
-  const step = Math.max(1, Math.floor(values.length / 20000));
-  const sample = [];
-  for (let i = 0; i < values.length; i += step) if (Number.isFinite(values[i])) sample.push(values[i]);
-  if (!sample.length) return null;
-  sample.sort((a, b) => a - b);
-  const lo = sample[Math.floor(part * (sample.length - 1))];
-  const hi = sample[Math.ceil((1 - part) * (sample.length - 1))];
+  const step = Math.max(1, Math.floor(values.length / 6000));
+  const sample = new Float64Array(Math.ceil(values.length / step));
+  let n = 0;
+  for (let i = 0; i < values.length; i += step) if (Number.isFinite(values[i])) sample[n++] = values[i];
+  if (n === 0) return null;
+  const seen = sample.subarray(0, n).sort();
+  const lo = seen[Math.floor(part * (n - 1))];
+  const hi = seen[Math.ceil((1 - part) * (n - 1))];
   return hi > lo ? [lo, hi] : spread(lo);
 }
 
@@ -73,4 +74,21 @@ export function round125(most) {
   const power = 10 ** Math.floor(Math.log10(most));
   for (const k of [5, 2, 1]) if (k * power <= most) return k * power;
   return power;
+}
+
+// The inverse of `scaler`: 0..1 -> value.
+export function unscaler(kind, [lo, hi]) {
+  const width = hi - lo || 1;
+  if (kind === "sqrt") return (t) => lo + t * t * width;
+  if (kind === "log") return (t) => lo + (Math.expm1(t * Math.log1p(1000)) / 1000) * width;
+  if (kind === "symlog") {
+    const top = Math.max(Math.abs(lo), Math.abs(hi)) || 1;
+    const f = (v) => Math.sign(v) * Math.log1p((1000 * Math.abs(v)) / top);
+    const [a, b] = [f(lo), f(hi)];
+    return (t) => {
+      const u = a + t * (b - a);
+      return (Math.sign(u) * Math.expm1(Math.abs(u)) * top) / 1000;
+    };
+  }
+  return (t) => lo + t * width;
 }

@@ -18,6 +18,18 @@ export class Link extends EventTarget {
     this.client = sessionStorage.getItem("libstream-client") ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
     sessionStorage.setItem("libstream-client", this.client);
     this.painted = { n: 0, ages: [] };
+    this.asleep = false;
+  }
+
+  // A page that nobody sees asks for nothing.
+  sleep(asleep) {
+    if (asleep === this.asleep) return;
+    this.asleep = asleep;
+    this.wanted(asleep ? "unsub" : "sub");
+  }
+
+  wanted(type) {
+    for (const [topic, held] of this.topics) this.send({ type, topic, ...(type === "sub" ? held.options : {}) });
   }
 
   connect() {
@@ -37,7 +49,7 @@ export class Link extends EventTarget {
       this.tries = 0;
       this.open = true;
       this.skew = message.now - Date.now();
-      for (const [topic, held] of this.topics) this.send({ type: "sub", topic, ...held.options });
+      if (!this.asleep) this.wanted("sub");
       this.tell("open", message);
     } else if (message.type === "ping") {
       this.send({ type: "seen", t: message.t });
@@ -102,7 +114,7 @@ export class Link extends EventTarget {
     if (!held) {
       held = { array: new TopicArray(), options, listeners: new Set(), dirty: false, owed: null };
       this.topics.set(topic, held);
-      this.send({ type: "sub", topic, ...options });
+      if (!this.asleep) this.send({ type: "sub", topic, ...options });
     } else {
       this.adjust(topic, options);
       if (held.array.values !== null) requestAnimationFrame(() => held.listeners.has(listener) && listener(held.array));
@@ -124,7 +136,7 @@ export class Link extends EventTarget {
     const next = { ...held.options, ...options };
     if (JSON.stringify(next) === JSON.stringify(held.options)) return;
     held.options = next;
-    this.send({ type: "sub", topic, ...next });
+    if (!this.asleep) this.send({ type: "sub", topic, ...next });
   }
 
   array(topic) {

@@ -9,6 +9,9 @@ export class Store extends EventTarget {
     this.v = 0;
     this.sent = new Map(); // analysis -> generation that was sent last
     this.waiting = new Map(); // analysis -> parameters of this animation frame
+    this.drafts = new Map(); // analysis -> {params, gen}: sent, and not yet in the state
+    this.you = null;
+    link.addEventListener("open", ({ detail }) => (this.you = detail.you));
     link.addEventListener("snapshot", ({ detail }) => this.replace(detail));
     link.addEventListener("patch", ({ detail }) => this.patch(detail));
     link.addEventListener("stat", ({ detail }) => {
@@ -17,6 +20,7 @@ export class Store extends EventTarget {
     });
     link.addEventListener("refused", ({ detail }) => {
       this.sent.delete(detail.analysis);
+      this.drafts.delete(detail.analysis);
       this.dispatchEvent(new CustomEvent("refused", { detail }));
       this.changed();
     });
@@ -26,6 +30,7 @@ export class Store extends EventTarget {
     this.v = v;
     this.state = state;
     this.sent.clear();
+    this.drafts.clear();
     this.changed();
   }
 
@@ -37,6 +42,7 @@ export class Store extends EventTarget {
     }
     this.v = v;
     this.state = apply(this.state, ops);
+    for (const [id, draft] of this.drafts) if (draft.gen !== null && (this.analysis(id)?.gen ?? Infinity) >= draft.gen) this.drafts.delete(id);
     this.changed();
   }
 
@@ -65,6 +71,8 @@ export class Store extends EventTarget {
 
   // New parameters of an analysis; at most one message a frame, the newest wins.
   set(id, params) {
+    this.drafts.set(id, { params: { ...this.drafts.get(id)?.params, ...params }, gen: null });
+    this.dispatchEvent(new CustomEvent("draft", { detail: { id } }));
     const waiting = this.waiting.get(id);
     this.waiting.set(id, { ...waiting, ...params });
     if (waiting) return;
@@ -73,8 +81,25 @@ export class Store extends EventTarget {
       this.waiting.delete(id);
       const gen = Math.max(this.analysis(id)?.gen ?? 0, this.sent.get(id) ?? 0) + 1;
       this.sent.set(id, gen);
+      if (this.drafts.has(id)) this.drafts.get(id).gen = gen;
       this.link.send({ type: "set", analysis: id, params: values, gen });
     });
+  }
+
+  // Value of a parameter as the user sees it: what was just entered, what was given, or the default.
+  param(id, name, fallback = null) {
+    const draft = this.drafts.get(id)?.params;
+    if (draft && name in draft) return draft[name];
+    const given = this.analysis(id)?.params;
+    return given && name in given ? given[name] : fallback;
+  }
+
+  // The same in px, for shapes on the frame.
+  resolvedParam(id, name, fallback = null) {
+    const draft = this.drafts.get(id)?.params;
+    if (draft && name in draft && (typeof draft[name] === "number" || Array.isArray(draft[name]))) return draft[name];
+    const found = this.analysis(id)?.resolved?.[name];
+    return found === undefined ? this.param(id, name, fallback) : found;
   }
 }
 

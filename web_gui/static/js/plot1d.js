@@ -1,0 +1,202 @@
+// Lines over one axis on a canvas: profiles, spectra, series.
+
+import { axisValue, isCalibrated } from "./axes.js";
+import { el } from "./dom.js";
+import { extent, round125, short } from "./levels.js";
+
+const PAD = { left: 58, right: 12, top: 12, bottom: 34 };
+const LINE_COLOURS = ["#ffb454", "#5cc8ff", "#c39bff", "#8fdc6f", "#ff8fb8", "#ffe066", "#4fd6c3", "#ff7b6b"];
+
+export class Plot {
+  // calls: hover(index or null, values), pick(index), double()
+  constructor(label, calls = {}) {
+    this.calls = calls;
+    this.canvas = el("canvas", { class: "pixels" });
+    this.badge = el("div", { class: "badges" });
+    this.root = el("div", { class: "stage plot", role: "img", "aria-label": label, tabindex: "0" }, this.canvas, this.badge);
+    this.lines = [];
+    this.names = [];
+    this.log = false;
+    this.axis = null;
+    this.cursor = null;
+    this.span = null; // indices shown, null = all
+    this.observer = new ResizeObserver(() => this.draw());
+    this.observer.observe(this.root);
+    this.root.addEventListener("pointermove", (e) => this.move(e));
+    this.root.addEventListener("pointerleave", () => ((this.at = null), this.draw(), calls.hover?.(null)));
+    this.root.addEventListener("pointerdown", (e) => e.button === 0 && (this.from = e.clientX));
+    this.root.addEventListener("pointerup", (e) => this.up(e));
+    this.root.addEventListener("wheel", (e) => this.wheel(e), { passive: false });
+    this.root.addEventListener("dblclick", () => calls.double?.());
+    this.root.addEventListener("keydown", (e) => this.key(e));
+  }
+
+  // lines: arrays of the same length; axis as in the state.
+  show(lines, axis, names = []) {
+    if (axis?.size !== this.axis?.size) this.span = null;
+    [this.lines, this.axis, this.names] = [lines, axis, names];
+    this.draw();
+  }
+
+  get size() {
+    return this.lines[0]?.length ?? 0;
+  }
+
+  frame() {
+    const box = this.root.getBoundingClientRect();
+    const [a, b] = this.span ?? [0, Math.max(1, this.size - 1)];
+    const w = box.width - PAD.left - PAD.right;
+    return { box, a, b, w, h: box.height - PAD.top - PAD.bottom, x: (i) => PAD.left + ((i - a) / (b - a || 1)) * w };
+  }
+
+  index(event) {
+    const f = this.frame();
+    const i = Math.round(f.a + ((event.clientX - f.box.left - PAD.left) / f.w) * (f.b - f.a));
+    return this.size ? Math.max(0, Math.min(this.size - 1, i)) : null;
+  }
+
+  move(event) {
+    this.at = this.index(event);
+    this.draw();
+    if (this.at !== null) this.calls.hover?.(this.at, this.lines.map((l) => l[this.at]));
+  }
+
+  up(event) {
+    const from = this.from;
+    this.from = undefined;
+    const f = this.frame();
+    if (from === undefined || !this.size) return;
+    if (Math.abs(event.clientX - from) < 5) return this.calls.pick?.(this.index(event));
+    const ends = [from, event.clientX].map((x) => f.a + ((x - f.box.left - PAD.left) / f.w) * (f.b - f.a)).sort((p, q) => p - q);
+    if (ends[1] - ends[0] >= 2) this.zoomTo(ends);
+  }
+
+  zoomTo([a, b]) {
+    this.span = [Math.max(0, a), Math.min(this.size - 1, b)];
+    if (this.span[0] <= 0 && this.span[1] >= this.size - 1) this.span = null;
+    this.draw();
+  }
+
+  reset() {
+    this.span = null;
+    this.draw();
+  }
+
+  wheel(event) {
+    if (this.size < 3) return;
+    event.preventDefault();
+    const f = this.frame();
+    const i = f.a + ((event.clientX - f.box.left - PAD.left) / f.w) * (f.b - f.a);
+    const k = Math.exp(event.deltaY * 0.0015);
+    const next = [i - (i - f.a) * k, i + (f.b - i) * k];
+    if (next[1] - next[0] >= 2) this.zoomTo(next);
+  }
+
+  key(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (event.key === "0") this.reset();
+    else if (event.key === "Enter") this.calls.double?.();
+    else if (step && this.calls.pick && this.size) this.calls.pick(Math.max(0, Math.min(this.size - 1, (this.cursor ?? 0) + step * (event.shiftKey ? 10 : 1))));
+    else return;
+    event.preventDefault();
+  }
+
+  draw() {
+    const f = this.frame();
+    if (!f.box.width) return;
+    const r = devicePixelRatio || 1;
+    this.canvas.width = Math.round(f.box.width * r);
+    this.canvas.height = Math.round(f.box.height * r);
+    const g = this.canvas.getContext("2d");
+    g.setTransform(r, 0, 0, r, 0, 0);
+    const style = getComputedStyle(this.root);
+    const ink = style.getPropertyValue("--plot-ink").trim() || "#ccc";
+    const seen = this.lines.map((l) => l.subarray(Math.floor(f.a), Math.ceil(f.b) + 1));
+    const all = extent(Float64Array.from(seen.flatMap((l) => [...l].map((v) => (this.log ? (v > 0 ? Math.log10(v) : NaN) : v)))));
+    if (!all) {
+      g.fillStyle = ink;
+      g.font = "13px system-ui, sans-serif";
+      g.fillText(this.size ? "no values yet" : "", PAD.left, PAD.top + 20);
+      return;
+    }
+    const room = (all[1] - all[0]) * 0.05 || Math.abs(all[1]) * 0.05 || 1;
+    const [lo, hi] = [!this.log && all[0] >= 0 && all[0] < 0.3 * all[1] ? 0 : all[0] - room, all[1] + room];
+    const y = (v) => PAD.top + f.h - (((this.log ? Math.log10(v) : v) - lo) / (hi - lo)) * f.h;
+    this.drawAxes(g, f, [lo, hi], ink);
+    g.save();
+    g.beginPath();
+    g.rect(PAD.left, PAD.top, f.w, f.h);
+    g.clip();
+    this.lines.forEach((line, k) => {
+      g.strokeStyle = LINE_COLOURS[k % 8];
+      g.lineWidth = 1.6;
+      g.beginPath();
+      let pen = false;
+      for (let i = Math.max(0, Math.floor(f.a)); i <= Math.min(line.length - 1, Math.ceil(f.b)); i++) {
+        const v = y(line[i]);
+        if (!Number.isFinite(v)) pen = false;
+        else if (pen) g.lineTo(f.x(i), v);
+        else g.moveTo(f.x(i), v), (pen = true);
+      }
+      g.stroke();
+    });
+    for (const [i, colour] of [[this.cursor, "#ffb454"], [this.at, ink]]) {
+      if (i === null || i === undefined) continue;
+      g.strokeStyle = colour;
+      g.lineWidth = 1;
+      g.setLineDash([4, 3]);
+      g.beginPath();
+      g.moveTo(f.x(i), PAD.top);
+      g.lineTo(f.x(i), PAD.top + f.h);
+      g.stroke();
+    }
+    g.restore();
+    if (this.names.length > 1) this.drawNames(g, f, ink);
+  }
+
+  drawAxes(g, f, [lo, hi], ink) {
+    g.fillStyle = ink;
+    g.strokeStyle = ink;
+    g.globalAlpha = 0.35;
+    g.lineWidth = 1;
+    g.strokeRect(PAD.left + 0.5, PAD.top + 0.5, f.w, f.h);
+    g.globalAlpha = 1;
+    g.font = "11px system-ui, sans-serif";
+    const ticks = (a, b, n) => {
+      const step = round125((b - a) / n) || 1;
+      const out = [];
+      for (let v = Math.ceil(a / step) * step; v <= b + step * 1e-9; v += step) out.push(Number(v.toPrecision(10)));
+      return out;
+    };
+    g.textAlign = "right";
+    g.textBaseline = "middle";
+    for (const v of ticks(lo, hi, 5)) {
+      const sy = PAD.top + f.h - ((v - lo) / (hi - lo)) * f.h;
+      if (!this.log || Number.isInteger(v)) g.fillText(this.log ? short(10 ** v) : short(v), PAD.left - 6, sy);
+      g.globalAlpha = 0.12;
+      g.fillRect(PAD.left, sy, f.w, 1);
+      g.globalAlpha = 1;
+    }
+    g.textAlign = "center";
+    g.textBaseline = "top";
+    const axis = this.axis ?? { name: "", step: 1, offset: 0, unit: "" };
+    const [va, vb] = [axisValue(axis, f.a), axisValue(axis, f.b)].sort((p, q) => p - q);
+    for (const v of ticks(va, vb, Math.max(2, f.w / 80))) g.fillText(short(v), f.x((v - axis.offset) / (axis.step || 1)), PAD.top + f.h + 4);
+    g.fillText(`${axis.name || "index"}${isCalibrated(axis) ? ` (${axis.unit})` : ""}`, PAD.left + f.w / 2, PAD.top + f.h + 18);
+  }
+
+  drawNames(g, f, ink) {
+    g.textAlign = "right";
+    g.textBaseline = "top";
+    this.names.slice(0, 8).forEach((name, k) => {
+      g.fillStyle = ink;
+      g.fillText(name, PAD.left + f.w - 18, PAD.top + 6 + 15 * k);
+      g.fillStyle = LINE_COLOURS[k % 8];
+      g.fillRect(PAD.left + f.w - 14, PAD.top + 10 + 15 * k, 10, 3);
+    });
+  }
+
+  close() {
+    this.observer.disconnect();
+  }
+}
