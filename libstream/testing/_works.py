@@ -59,11 +59,16 @@ class CountedWork:
                 raise UDFError(f"boo in partition {n}", udf="counted", where=f"partition {n}")
             time.sleep(self.tile_s)
         positions = partition.positions()
-        return Partial(n, 1, positions, np.full(len(positions), PROCESSED, np.uint8), {}, {})
+        return Partial(n, 1, positions, np.full(len(positions), PROCESSED, np.uint8), {}, {("counted", "n"): np.ones(1)})
 
     def combine(self, left: Partial, right: Partial) -> Partial:
-        """Not used here."""
-        raise NotImplementedError
+        """Neighbours, where the executor merges some itself."""
+        assert left.span == right.span, "only nodes of the tree are merged"
+        assert right.number == left.number + left.span, "not neighbours"
+        assert left.number % (2 * left.span) == 0, "not children of one node"
+        positions, status = np.concatenate([left.positions, right.positions]), np.concatenate([left.status, right.status])
+        n = left.reduced["counted", "n"] + right.reduced["counted", "n"]
+        return Partial(left.number, left.span + right.span, positions, status, {}, {("counted", "n"): n})
 
     def close(self) -> None:
         """Nothing to release."""
