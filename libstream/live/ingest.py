@@ -58,7 +58,7 @@ class Ingest:
         self._used = 0
         self._scratch: _Arr | None = None
         self._table = np.zeros((ROWS, 3), np.int64)
-        self._leave = threading.Event()
+        self._leaving = False
         self._thread = threading.Thread(target=self._loop, name="libstream-ingest", daemon=True)
 
     def start(self) -> None:
@@ -71,12 +71,12 @@ class Ingest:
         self._thread.start()
 
     def leave(self) -> None:
-        """End soon and close everything; waits for nothing, whichever thread calls it."""
-        self._leave.set()
+        """End soon and close everything. Takes no lock: the garbage collector may call it, in any thread."""
+        self._leaving = True
 
     def stop(self) -> None:
         """End, close the transport; open runs become incomplete."""
-        self._leave.set()
+        self._leaving = True
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(END_S)
         self.detector.transport.close()
@@ -94,7 +94,7 @@ class Ingest:
         self.runs.has_end = self._decoder.has_end
 
     def _loop(self) -> None:
-        while not self._leave.is_set():
+        while not self._leaving:
             try:
                 self._turn()
             except Exception as exc:  # noqa: BLE001  whatever it was, the next acquisition has to work
@@ -114,7 +114,7 @@ class Ingest:
             self.runs.drop_batch()
             self._next_block()  # frames may lie in the part that was just received
         self._new_decoder()
-        self._leave.wait(RETRY_S)
+        time.sleep(RETRY_S)
 
     def _turn(self) -> None:
         into = self._room()
@@ -129,7 +129,7 @@ class Ingest:
         except OSError as exc:
             with self.changed:
                 self.runs.problem(str(exc))
-            self._leave.wait(RETRY_S)
+            time.sleep(RETRY_S)
             return
         if got.messages or got.dropped:
             self._take(into, got, kept)

@@ -157,8 +157,8 @@ class Runs:
                 self.open[-1].notes.append(what)
 
     def problem(self, text: str) -> None:
-        """Keep a sentence for the user, and log it."""
-        if not self.problems or self.problems[-1] != text:
+        """Keep a sentence for the user, and log it, once."""
+        if text not in self.problems:
             self.problems.append(text)
             _log.warning("%s: %s", self.name, text)
 

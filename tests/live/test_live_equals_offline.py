@@ -132,6 +132,11 @@ def test_processes(seed: int) -> None:
     compare(seed, "processes")
 
 
+def test_processes_where_the_memory_is_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.memfd_create", raising=False)
+    compare(4, "processes")
+
+
 @pytest.mark.parametrize("executor", ["threads", "processes"])
 def test_several_channels_in_one_pass(executor: str) -> None:
     rng = np.random.default_rng(4)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from libstream.errors import CodecError, LibstreamError, ShapeError
-from libstream.live.ingest import Ingest
 from libstream.live.runs import END_S, NOT_UNDERSTOOD_SHOWN, REMEMBERED, STRANGE_MIN
 from tests.live.by_hand import SCAN, ByHand, N, Pass, begin, marked, send
 
@@ -345,7 +344,7 @@ def test_after_a_bug_in_the_receiving_thread_nothing_is_overwritten(patch: pytes
         hand.turn()
     patch.setattr(type(acquisition._run), "place", place)
     patch.setattr("libstream.live.ingest.RETRY_S", 0.0)
-    Ingest._begin_anew(hand.ingest, "a bug")
+    hand.ingest._begin_anew("a bug")
     assert (acquisition.state, acquisition.n_arrived) == ("incomplete", 8)
     following = begin(hand, 2, numbers=range(N))
     for one in (Pass(acquisition, lambda at, c: marked(1, at)), Pass(following, lambda at, c: marked(2, at))):
