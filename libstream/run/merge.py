@@ -15,7 +15,7 @@ import numpy as np
 from libstream.contracts.udf import UDF
 from libstream.errors import UDFError
 from libstream.model.output import Output
-from libstream.model.partial import Partial, RaggedPart
+from libstream.model.partial import PROCESSED, Partial, RaggedPart
 from libstream.run.buffers import reused
 
 _Arr = np.ndarray[Any, Any]
@@ -41,11 +41,25 @@ class Merger:
             right.number + right.span - left.number,
             np.concatenate([left.positions, right.positions]),
             np.concatenate([left.status, right.status]),
-            {at: _joined(left.placed[at], right.placed[at]) for at in left.placed if at in right.placed},
-            self.pair(left.reduced, right.reduced) or {},
+            {at: self._joined(at, left, right) for at in {**left.placed, **right.placed}},
+            self.pair(_sums(left), _sums(right)) or {},
             seconds,
             left.failures + right.failures,
         )
+
+    def _joined(self, at: Key, left: Partial, right: Partial) -> Any:
+        """Placed rows of both; a side in which the UDF has failed has those of an empty result."""
+        a, b = (side.placed.get(at) for side in (left, right))
+        if a is None or b is None:
+            some, n = (b, _n_good(left)) if a is None else (a, _n_good(right))
+            if isinstance(some, RaggedPart):
+                none: Any = RaggedPart(some.values[:0], np.zeros(n, some.counts.dtype))
+            else:
+                none = np.full((n, *some.shape[1:]), self.udfs[at[0]][1][at[1]].fill_value, some.dtype)
+            a, b = (none, b) if a is None else (a, none)
+        if isinstance(a, RaggedPart):
+            return RaggedPart(np.concatenate([a.values, b.values]), np.concatenate([a.counts, b.counts]))
+        return np.concatenate([a, b])
 
     def pair(self, left: Mapping[Key, _Arr], right: Mapping[Key, _Arr], *, into_left: bool = False) -> Mapping[Key, _Arr]:
         """Merged accumulators of two neighbours; an empty mapping stands for partitions in which no frame was processed."""
@@ -131,10 +145,13 @@ def _read_only(array: _Arr) -> _Arr:
     return view
 
 
-def _joined(a: Any, b: Any) -> Any:
-    if isinstance(a, RaggedPart):
-        return RaggedPart(np.concatenate([a.values, b.values]), np.concatenate([a.counts, b.counts]))
-    return np.concatenate([a, b])
+def _n_good(partial: Partial) -> int:
+    return int(np.count_nonzero(partial.status == PROCESSED))
+
+
+def _sums(partial: Partial) -> Mapping[Key, _Arr]:
+    """Its accumulators, or none where no frame was processed: to add zeros can change the sign of a zero."""
+    return partial.reduced if _n_good(partial) else {}
 
 
 class Tree:

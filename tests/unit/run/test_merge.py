@@ -293,6 +293,49 @@ def test_a_merge_changes_neither_side(how: str, expected: float) -> None:
     assert (left["c", "a"].tolist(), right["c", "a"].tolist()) == ([1.0] * 3, [2.0] * 3)
 
 
+class Placed(ls.UDF):
+    def outputs(self) -> dict[str, ls.Output]:
+        return {"nav": ls.nav("f8"), "events": ls.ragged("f8"), "sum": ls.single("f8")}
+
+    def process_frame(self, frame: Any, out: Any) -> None: ...
+
+
+@given(st.lists(st.booleans(), min_size=4, max_size=4), st.integers(0, 2))
+def test_a_udf_that_failed_on_one_side_keeps_what_it_had(failed: list[bool], bad: int) -> None:
+    """As if nothing had been combined: its rows of the other side stay, those of the failed one are empty."""
+    udfs = {k: (Placed(), Placed().outputs()) for k in ("u", "v")}
+    merger = Merger(udfs)
+    parts = []
+    for number, fails in enumerate(failed):
+        p = partial(number, 3, bad=bad)
+        there = ["u"] if fails else ["u", "v"]
+        placed = {(k, n): v for k in there for (_, n), v in p.placed.items()}
+        sums = {(k, "sum"): np.array(1.0) for k in there}
+        parts.append(replace(p, placed=placed, reduced=sums, failures=(("v", "boo"),) if fails else ()))
+    whole = merger.combine(merger.combine(parts[0], parts[1]), merger.combine(parts[2], parts[3]))
+    if all(failed):
+        assert ("v", "nav") not in whole.placed
+        return
+    rows = whole.placed["v", "nav"].reshape(4, 3 - bad)
+    counts = whole.placed["v", "events"].counts.reshape(4, 3 - bad)
+    for number, fails in enumerate(failed):
+        original = partial(number, 3, bad=bad)
+        assert np.isnan(rows[number]).all() if fails else (rows[number] == original.placed["u", "nav"]).all()
+        assert (counts[number] == (0 if fails else original.placed["u", "events"].counts)).all()
+    assert len(whole.placed["v", "events"].values) == counts.sum()
+    assert whole.reduced["v", "sum"] == 4 - sum(failed)
+    assert whole.failures == (("v", "boo"),) * sum(failed)
+
+
+def test_sums_of_no_frames_are_left_out() -> None:
+    """As the collector does: -0.0 + 0.0 has other bits than -0.0."""
+    merger = Merger({"u": (Placed(), {"sum": ls.single("f8")})})
+    none, some = (Partial(i, 1, np.arange(1), np.array([s], np.uint8), {}, {("u", "sum"): np.array(v)}) for i, s, v in
+                  ((0, CORRUPT, 0.0), (1, PROCESSED, -0.0)))  # fmt: skip
+    assert np.signbit(merger.combine(none, some).reduced["u", "sum"])
+    assert merger.combine(none, replace(none, number=1)).reduced == {}
+
+
 def test_an_empty_side_of_a_pair() -> None:
     a = partial(0, 2)
     b = replace(
