@@ -22,14 +22,14 @@ class Link:
     """Speed of one connection, from the time between a message and its ack.
 
     The ack comes after painting, so that the estimate covers the network and a browser that is busy. Messages under way at once
-    share the line; only when one is alone on it, or larger than what is known to fit, the estimate rises.
+    share the line. share: part of it that one topic may use, set by whoever knows how many change at the moment.
     """
 
     def __init__(self) -> None:
         self.bytes_per_s = START_BYTES_PER_S
         self.rtt_s = 0.0
-        self.in_flight = 0
         self.level = "f4"
+        self.share = 1.0
 
     def measured(self, n_bytes: int, seconds: float, others: int) -> None:
         """A message of `n_bytes` was acknowledged after `seconds`, `others` bytes were under way with it."""
@@ -130,7 +130,7 @@ class Subscription:
         if self.exact or len(view.shape) < 2 or view.fields or n <= 4096:
             return EXACT
         sharp = coarsest_sharp(view.shape, self.px)
-        level = fitting(n, link.bytes_per_s, BUDGET_S)
+        level = fitting(n, link.bytes_per_s, BUDGET_S * link.share)
         if sharp > level.bin:  # more than the screen shows: at least as coarse, and better values for the same bytes
             level = next(x for x in LEVELS if x.bin == sharp)
         link.level = level.name

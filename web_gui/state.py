@@ -69,6 +69,8 @@ def applied(state: dict[str, Any], ops: list[list[Any]]) -> dict[str, Any]:
 
 def _same(a: Any, b: Any) -> bool:
     """Equal as JSON: 1 is 1.0 and not true."""
+    if a is b:  # most of a state is
+        return True
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):

@@ -28,6 +28,8 @@ HELLO_S, SILENT_S, PING_S = 10.0, 60.0, 5.0
 IN_FLIGHT_LEAST = 2 << 20
 IN_FLIGHT_S = 0.25
 """Bytes that may be under way to one page: what its link takes in this time."""
+ACTIVE_S = 0.3
+"""A topic that was new within this time will be so again: the line is shared with it."""
 LARGE = 1 << 16
 """Arrays with more values than this are encoded in a thread: about 0.5 ms."""
 
@@ -287,6 +289,8 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
         under_way = sum(s.in_flight[0] for s in self.subs.values() if s.in_flight is not None)
         if under_way > max(IN_FLIGHT_LEAST, self.link.bytes_per_s * IN_FLIGHT_S):
             return False
+        active = sum(s.in_flight is not None or now - s.new_at < ACTIVE_S for s in self.subs.values())
+        self.link.share = 1 / max(1, active)
         for sub in sorted(self.subs.values(), key=_priority):
             view = None if sub.in_flight is not None else self.server.hub.view(sub.key)
             plan = None if view is None else sub.plan(view, self.link, now)
