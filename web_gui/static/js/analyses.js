@@ -2,6 +2,7 @@
 
 import { ask, button, dialog, el, icon, menu } from "./dom.js";
 import { short } from "./levels.js";
+import { presetsFor } from "./presets.js";
 
 // A few words about parameters that matter to the eye.
 function analysisSummary(app, a) {
@@ -123,13 +124,17 @@ export class AnalysisList {
       const made = await this.app.do("add", { udf: udf.name });
       if (made) this.app.select(made.id);
     };
-    const items = list.map((udf) =>
+    const presets = presetsFor(this.app).map((p) =>
+      el("li", { "data-text": `${p.title} ${p.help}`.toLowerCase() }, el("button", { type: "button", on: { click: () => (node.close(), p.add()) } }, el("strong", { text: p.title }), el("span", { class: "dim", text: p.help }))),
+    );
+    const installed = list.map((udf) =>
       el(
         "li",
         { "data-text": `${udf.title} ${udf.summary}`.toLowerCase() },
         el("button", { type: "button", disabled: Boolean(udf.error), title: udf.error ?? "", on: { click: () => add(udf) } }, el("strong", { text: udf.title }), udf.own ? el("span", { class: "badge", text: udf.file }) : null, el("span", { class: "dim", text: udf.error ?? udf.summary })),
       ),
     );
+    const items = [...presets, ...installed];
     filter.addEventListener("input", () => items.forEach((i) => (i.hidden = !i.dataset.text.includes(filter.value.toLowerCase()))));
     filter.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === "ArrowDown") {
@@ -139,7 +144,7 @@ export class AnalysisList {
         else first?.focus();
       }
     });
-    const node = dialog("Add an analysis", { class: "dialog udfs" }, filter, el("ul", { class: "udf-list" }, items));
+    const node = dialog("Add an analysis", { class: "dialog udfs" }, filter, el("ul", { class: "udf-list" }, presets, presets.length ? el("li", { class: "parting" }, el("h2", { text: "All analyses" })) : null, installed));
     filter.focus();
   }
 }

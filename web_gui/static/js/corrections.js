@@ -48,7 +48,7 @@ export class CorrectionsPanel {
   update() {
     const c = this.app.store.state?.corrections;
     const source = this.app.store.source;
-    const key = JSON.stringify([c, source?.id, this.app.store.mayChange, this.shapes]);
+    const key = JSON.stringify([c, source?.id, source?.sig, this.app.store.mayChange, this.shapes]);
     if (key === this.key) return;
     this.key = key;
     for (const place of this.places) this.draw(place);

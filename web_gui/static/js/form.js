@@ -39,7 +39,7 @@ export class ParameterForm {
       el("div", { class: "form-head" }, el("span", { class: "dim", text: udf.title + (udf.own ? ` · ${udf.file}` : "") }), button("Default values", () => this.app.do("reset", { id: this.app.selected }), { symbol: "undo", bare: true })),
       this.failure,
       this.set,
-      this.fields.length ? null : el("p", { class: "dim", text: "This analysis has no parameters." }),
+      ...(this.fields.length ? [] : [el("p", { class: "dim", text: "This analysis has no parameters." })]),
       el("details", { class: "about" }, el("summary", { text: "About this analysis" }), el("div", { class: "doc", text: udf.doc })),
     );
   }

@@ -25,7 +25,7 @@ class FrameChoice {
     this.modes = select("Which frame", modes, this.mode, (v) => this.setMode(v));
     const channels = app.store.source.channels ?? [];
     this.channels = channels.length > 1 ? select("Detector channel", channels.map((c) => [c.name, c.name]), app.frameChannel()?.name ?? channels[0].name, (v) => app.setFrameChannel(v)) : null;
-    for (const node of [this.modes, this.channels]) if (node) tile.head.insertBefore(node, tile.readout);
+    for (const node of [this.modes, this.channels]) if (node) tile.head.insertBefore(node, tile.grow);
     const moved = () => this.cursorMoved();
     app.addEventListener("cursor", moved);
     tile.end(() => app.removeEventListener("cursor", moved));
@@ -55,7 +55,7 @@ class FrameChoice {
   }
 
   get words() {
-    if (this.mode !== "at") return this.mode === "newest" ? "newest" : `${MODE_TITLES[this.mode]} of the frames so far`;
+    if (this.mode !== "at") return "";
     return this.app.cursor ? `at ${this.app.cursor.join(", ")}` : "at the first position";
   }
 }
@@ -65,6 +65,8 @@ class FrameTile extends ImageTile {
     super(app, "frame", "Diffraction", { map: "gray", scale: "log" });
     this.choice = new FrameChoice(app, this, () => this.update());
     this.centre = button("Auto centre", () => app.autoCentre(), { symbol: "centre", title: "Find the centre of the bright disk and use it for the selected analysis" });
+    this.centre.setAttribute("aria-label", "Auto centre");
+    this.centre.classList.add("shrinks");
     this.head.insertBefore(this.centre, this.fit);
     this.records = svgEl("g", { class: "records" });
     this.view.layer.append(this.records);

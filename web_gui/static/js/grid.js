@@ -3,7 +3,28 @@
 import { button, el } from "./dom.js";
 import { makeFrameTile } from "./frametile.js";
 import { historyList } from "./history.js";
+import { presetsFor } from "./presets.js";
 import { isShown, makeResultTile, resultKey } from "./resulttile.js";
+
+// Beside a source without analyses: what to begin with.
+class FirstSteps {
+  constructor(app) {
+    const choices = presetsFor(app).map((p) => el("button", { type: "button", class: "step", on: { click: () => p.add() } }, el("strong", { text: p.title }), el("span", { class: "dim", text: p.help })));
+    this.root = el(
+      "section",
+      { class: "tile steps", "aria-label": "First analysis" },
+      el("h3", { text: choices.length ? "What would you like to see?" : "Add an analysis" }),
+      choices,
+      button("Other analyses…", () => document.querySelector("#analyses .button.wide").click(), { symbol: "add" }),
+    );
+  }
+
+  update() {}
+
+  close() {
+    this.root.remove();
+  }
+}
 
 const LEAST_WIDTH = 330;
 const LEAST_HEIGHT = 320;
@@ -62,6 +83,7 @@ export class Grid {
         list.push({ key: `${resultKey(id, o)}|${o.planes}|${source.id}`, make: () => makeResultTile(app, describe) });
       }
     }
+    if (!state.order.length && app.store.mayChange && app.udfList.size) list.push({ key: `first|${source.id}`, make: () => new FirstSteps(app) });
     for (const pin of Object.values(state.pins)) {
       const describe = () => ({ analysis: null, output: pin.output, topic: pin.topic, title: pin.title, settings: `pin/${pin.id}`, label: `Pinned: ${pin.title}`, past: () => app.do("unpin", { id: pin.id }) });
       list.push({ key: `pin|${pin.id}`, make: () => makeResultTile(app, describe) });

@@ -6,7 +6,7 @@ import { copyPicture, savePicture } from "./export.js";
 import { Contrast } from "./histogram.js";
 import { ImageView } from "./imageview.js";
 import { short } from "./levels.js";
-import { defaultMap, fieldOf, MODES, paintRows } from "./picture.js";
+import { defaultMap, fieldOf, MODES, paintRows, wheelPicture } from "./picture.js";
 import { profileOf, startProfile } from "./profile.js";
 import { Tile } from "./tile.js";
 
@@ -26,6 +26,12 @@ export class ImageTile extends Tile {
     this.head.insertBefore(this.fit, this.grow);
     if (this.chooser) this.head.insertBefore(this.chooser, this.fit);
     this.body.append(this.view.root);
+    if (display !== "image") {
+      this.legend = el("canvas", { class: "legend", width: 92, height: 92, title: display === "vector" ? "colour: direction; brightness: size" : "colour: phase; brightness: amplitude" });
+      this.legend.getContext("2d").putImageData(wheelPicture(92), 0, 0);
+      this.legend.hidden = this.mode !== "wheel";
+      this.view.root.append(this.legend);
+    }
     this.foot.append(this.contrast.root);
     this.topic = null;
     this.options = {};
@@ -84,6 +90,7 @@ export class ImageTile extends Tile {
 
   setMode(mode) {
     this.mode = mode;
+    this.legend.hidden = mode !== "wheel";
     this.app.layout.keep(this.key, { mode });
     this.contrast.map = defaultMap(this.display, mode, "viridis");
     this.contrast.choose({ map: this.contrast.map });

@@ -1,7 +1,7 @@
 // What this user arranged: maps and scales of views, which outputs are shown. Kept with the source by the server.
 
 const WAIT = 1500; // ms after the last change
-const FIRST = 1; // outputs of an analysis that are shown unless something else was chosen
+const FIRST_LOOK = { CenterOfMass: "field", RadialProfile: "mean_profile", FEM: "normalised_variance", StdDev: "std", Variance: "variance" };
 
 export class Layout extends EventTarget {
   constructor(app) {
@@ -57,7 +57,8 @@ export class Layout extends EventTarget {
     const chosen = this.value.shown?.[`${analysis.id}/${name}`];
     if (chosen !== undefined) return chosen;
     const shown = analysis.outputs.filter((o) => o.display !== "none");
-    return shown.findIndex((o) => o.name === name) < FIRST;
+    const best = shown.find((o) => o.name === FIRST_LOOK[analysis.udf]) ?? shown[0];
+    return best?.name === name;
   }
 
   showOutput(id, name, on) {

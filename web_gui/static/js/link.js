@@ -88,7 +88,10 @@ export class Link extends EventTarget {
       held.owed = null;
       this.send({ type: "ack", topic, v: header.v });
       this.painted.n += 1;
-      if (header.ts) {
+      // what was there before, and its exact repetition, is no measure of how late new data are
+      const news = header.ts > (held.newest ?? held.since + (this.skew ?? 0));
+      held.newest = Math.max(held.newest ?? 0, header.ts ?? 0);
+      if (news) {
         this.painted.ages.push(Date.now() + (this.skew ?? 0) - header.ts);
         if (this.painted.ages.length > 500) this.painted.ages.shift();
       }
@@ -112,7 +115,7 @@ export class Link extends EventTarget {
   subscribe(topic, listener, options = {}) {
     let held = this.topics.get(topic);
     if (!held) {
-      held = { array: new TopicArray(), options, listeners: new Set(), dirty: false, owed: null };
+      held = { array: new TopicArray(), options, listeners: new Set(), dirty: false, owed: null, since: Date.now() };
       this.topics.set(topic, held);
       if (!this.asleep) this.send({ type: "sub", topic, ...options });
     } else {

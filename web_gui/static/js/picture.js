@@ -99,6 +99,21 @@ export function paintRows(target, field, width, [y0, y1], { map, scale, limits }
   }
 }
 
+// A disk that says which colour is which direction: right is 0, up is a quarter turn.
+export function wheelPicture(size) {
+  const data = new ImageData(size, size);
+  const target = new Uint32Array(data.data.buffer);
+  const c = (size - 1) / 2;
+  for (let y = 0; y < size; y++) {
+    for (let x = 0; x < size; x++) {
+      const r = Math.hypot(y - c, x - c) / (c + 0.5);
+      const turn = ((Math.atan2(c - y, x - c) / (2 * Math.PI)) % 1 + 1) % 1;
+      if (r <= 1) target[y * size + x] = wheelTable()[(Math.floor(turn * HUES) % HUES) * BRIGHT + Math.round(r * (BRIGHT - 1))];
+    }
+  }
+  return data;
+}
+
 export function isSigned(display, mode) {
   return display !== "image" && (mode === "x" || mode === "y");
 }

@@ -11,6 +11,7 @@ function countText(n) {
   return Number(n).toLocaleString("en-US").replace(/,/g, " ");
 }
 
+const RUN_WORDS = { running: "running", done: "done", incomplete: "incomplete", failed: "failed" };
 const LEDGER_HELP = {
   announced: "frames that the detector said it would send", received: "frames that came", processed: "frames that every analysis has seen",
   dropped: "frames that were thrown away because this computer was too slow", missing: "frames that never came", corrupt: "frames that could not be read",
@@ -75,17 +76,21 @@ export class StatusBar {
   progress(run, state, live) {
     const busy = Boolean(run) && state.run.state === "running";
     const settled = Object.values(this.app.store.stat.analyses ?? {});
-    const now = busy ? run : settled.reduce((m, a) => (m && m.n_done / m.n_total <= a.n_done / a.n_total ? m : a), null);
+    const least = settled.reduce((m, a) => (m && m.n_done / m.n_total <= a.n_done / a.n_total ? m : a), null);
+    const now = busy && run ? run : least;
     this.bar.hidden = !now?.n_total;
     if (now?.n_total) {
       const part = Math.min(1, now.n_done / now.n_total);
       this.bar.value = part;
       this.share.textContent = `${part < 1 ? Math.floor(100 * part) : 100} %`;
       this.count.textContent = `${countText(now.n_done)} / ${countText(now.n_total)}`;
-    } else [this.share.textContent, this.count.textContent] = ["", live ? "waiting" : ""];
+    } else {
+      this.share.textContent = "";
+      this.count.textContent = live && state.run.state !== "running" ? "waiting for the detector" : RUN_WORDS[state.run.state] ?? "";
+    }
     const left = busy && !live ? run.seconds_left : null;
     this.left.textContent = left > 1 ? `${left < 90 ? `${Math.round(left)} s` : `${Math.round(left / 60)} min`} left` : "";
-    const word = { running: "running", done: "done", incomplete: "incomplete", failed: "failed" }[state.run.state] ?? "";
+    const word = RUN_WORDS[state.run.state] ?? "";
     if (word !== this.word) this.spoken.textContent = word ? `Analyses: ${word}` : "";
     this.word = word;
   }

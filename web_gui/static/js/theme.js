@@ -1,12 +1,9 @@
-// Dark and light; the system's choice until somebody chooses.
+// Dark (rooms with microscopes are) until somebody chooses light.
 
 const THEME_KEY = "libstream-theme";
 
 export function followTheme() {
-  const dark = matchMedia("(prefers-color-scheme: light)");
-  const show = () => (document.documentElement.dataset.theme = localStorage.getItem(THEME_KEY) ?? (dark.matches ? "light" : "dark"));
-  dark.addEventListener("change", show);
-  show();
+  document.documentElement.dataset.theme = localStorage.getItem(THEME_KEY) ?? "dark";
 }
 
 export function nextTheme() {

@@ -12,8 +12,8 @@ export class Tile {
     this.readout = el("output", { class: "readout", "aria-live": "off" });
     this.more = button("More for this view", () => menu(this.more, this.actions()), { symbol: "more", bare: true });
     this.grow = button("Full size (double click)", () => this.toggleFull(), { symbol: "full", bare: true });
-    this.head = el("header", { class: "tile-head" }, this.dot, el("div", { class: "names" }, this.heading, this.sub), this.readout, this.grow, this.more);
-    this.body = el("div", { class: "tile-body" });
+    this.head = el("header", { class: "tile-head" }, this.dot, el("div", { class: "names" }, this.heading, this.sub), this.grow, this.more);
+    this.body = el("div", { class: "tile-body" }, this.readout);
     this.foot = el("footer", { class: "tile-foot" });
     this.root = el("section", { class: "tile" }, this.head, this.body, this.foot);
     this.root.addEventListener("keydown", (e) => e.key === "Escape" && this.root.classList.contains("full") && (this.toggleFull(), e.stopPropagation()));

@@ -64,7 +64,7 @@ export class TopBar {
     this.followLabel.hidden = !attached;
     this.follow.checked = Boolean(live?.follow);
     this.follow.disabled = !mayChange;
-    this.save.disabled = !mayChange || !["done", "incomplete", "running"].includes(run.state);
+    this.save.disabled = !mayChange || !Object.values(state.analyses).some((a) => a.shown_gen > 0);
     const n = Object.keys(state.viewers).length;
     const who = !control ? "nobody controls" : control.viewer === you ? "you control" : `${control.name} controls`;
     this.people.querySelector("span").textContent = `${n} · ${who}`;

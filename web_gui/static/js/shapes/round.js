@@ -33,13 +33,11 @@ export function movedCentre(values, y, x, [h, w]) {
   return { ...values, y: tenth(between(y, 0, h - 1)), x: tenth(between(x, 0, w - 1)) };
 }
 
-// A knob on a circle; to the right (side 1) or to the left (-1), where inside the view, else above or below.
+// A knob on a circle: the first of four places that lies in the frame. Inner and outer ones prefer opposite sides.
 export function radiusKnob(values, key, r, side, frame, label, change) {
-  const fits = (x) => x >= 0 && x <= frame[1] - 1;
-  let [y, x] = [values.y, values.x + side * r];
-  if (!fits(x) && !fits(values.x - side * r)) [y, x] = [values.y - side * r, values.x];
-  else if (!fits(x)) x = values.x - side * r;
-  if (y < 0 || y > frame[0] - 1) y = values.y + side * r;
+  const places = [[0, side], [side, 0], [-side, 0], [0, -side]].map(([dy, dx]) => [values.y + dy * r, values.x + dx * r]);
+  const fits = ([py, px]) => px >= 0 && px <= frame[1] - 1 && py >= 0 && py <= frame[0] - 1;
+  const [y, x] = places.find(fits) ?? places[0];
   return {
     key, y: between(y, 0, frame[0] - 1), x: between(x, 0, frame[1] - 1), kind: "radius", label, now: r, min: 0,
     max: tenth(reach(values, frame)), text: `${label.toLowerCase()} ${tenth(r)} px`,
