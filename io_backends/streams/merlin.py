@@ -22,6 +22,8 @@ _START = re.compile(rb"MPX,(\d{10}),")
 _ANY_START = re.compile(rb"MPX,(\d{10}),(?=HDR,|MQ1,)")
 _UNSURE = PREFIX + 3
 """Bytes at the end of garbage that may be the beginning of a message."""
+_BELIEVED = 64 << 20
+"""A message that states more is not waited for, to see whether another one begins in it."""
 MPX, HDR, MQ1 = b"MPX,", b"HDR,", b"MQ1,"
 
 
@@ -29,8 +31,8 @@ class MerlinFraming:
     """Messages out of the bytes of the connection: `MPX,`, ten digits, a comma, and what they count. See `Framing`.
 
     All frames of an acquisition have one length. Once two of them had it, it is a second opinion: where a frame states another
-    length, that one is believed after which the stream goes on; where a frame is cut off, it ends where the next one begins. So a
-    damaged, lying or cut off message costs no good one.
+    length, that one is believed after which the stream goes on. Any message ends where the next one begins, whatever length it states.
+    So a damaged, lying or cut off message costs no good one.
     """
 
     def __init__(self) -> None:
@@ -50,17 +52,24 @@ class MerlinFraming:
             return begin, UNKNOWN
         if kind == HDR:
             self.reset()
-        elif kind == MQ1:
-            if self._usual and bytes(data[start + size : start + size + 4]) != MPX:
-                after = bytes(data[start + self._usual : start + self._usual + 4])
-                if after == MPX:
-                    return start, start + self._usual
-                if len(after) < 4:
-                    return begin, UNKNOWN
+        elif kind == MQ1 and self._usual and bytes(data[start + size : start + size + 4]) != MPX:
+            after = bytes(data[start + self._usual : start + self._usual + 4])
+            if after == MPX:
+                return start, start + self._usual
+            if len(after) < 4:
+                return begin, UNKNOWN
+        stop = start + max(size, 0)
+        if bytes(data[stop : stop + 4]) != MPX:
+            inside = _ANY_START.search(data, start, stop + _UNSURE)
+            if inside is not None and inside.start() < stop:
+                return begin, inside.start()
+            if len(data) < stop and size <= _BELIEVED:
+                return begin, UNKNOWN
+        if kind == MQ1 and size <= _BELIEVED:
             if size == self._last:
                 self._usual = size
             self._last = size
-        return begin, start + max(size, 0)
+        return begin, stop
 
     def _as_usual(self, data: memoryview, begin: int, start: int) -> tuple[int, int]:
         """A message that states the length of all frames."""

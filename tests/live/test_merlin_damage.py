@@ -58,6 +58,16 @@ def test_a_length_beyond_the_limit_does_not_swallow_what_follows() -> None:
     assert numbers_in(b"MPX,9999999999,MQ1,".ljust(9000, b"x") + b"".join(messages), max_bytes=10_000) == list(range(6))
 
 
+@pytest.mark.parametrize("length", [b"0000005000", b"0000100000", b"0060000000", b"2147483648"])
+@pytest.mark.parametrize("kind", [b"HDR,", b"MQ1,000001,"])
+def test_lies_in_a_row_before_an_acquisition_cost_nothing(length: bytes, kind: bytes) -> None:
+    messages, _ = good_stream()
+    lie = b"MPX," + length + b"," + kind
+    for chunk in (0, 700):
+        for times in (1, 2, 3):
+            assert numbers_in(lie.ljust(300, b"x") * times + b"".join(messages), max_bytes=1 << 20, chunk=chunk) == list(range(6))
+
+
 def test_frames_of_another_size_in_the_next_acquisition() -> None:
     framing, decoder = MerlinFraming(), MerlinDecoder()
     stream = b""
