@@ -13,8 +13,9 @@ import numpy as np
 from libstream.contracts.source import FrameSource, Partition
 from libstream.contracts.stream import RunHeader
 from libstream.errors import LibstreamError, ShapeError, UsageError
-from libstream.live.assemble import Layout, Run
+from libstream.live.assemble import Run
 from libstream.live.handout import HandOut
+from libstream.live.layout import Layout
 from libstream.live.ledger import Counts
 from libstream.live.reader import opener_of
 from libstream.live.ring import MIB, Ring

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from libstream.codecs import wire
 from libstream.contracts.stream import RunHeader
 from libstream.errors import CodecError
+from libstream.live.layout import Layout
 from libstream.live.ledger import Counts
 from libstream.live.ring import Ring
 from libstream.model.order import ScanOrder
@@ -26,26 +26,6 @@ NO_CODEC = 255
 CODECS_MAX = 64
 CLIENTS_MIN = 16
 """Frames that have to be seen before a regular gap says that somebody else takes the others."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Pieces of a frame: `channels` names, `sectors` of each from the top; shape and dtype of one sector by channel."""
-
-    channels: tuple[str, ...]
-    sectors: int
-    shapes: tuple[tuple[int, int], ...]
-    dtypes: tuple[str, ...]
-
-    @property
-    def pieces(self) -> int:
-        """Parts that make a frame whole."""
-        return len(self.channels) * self.sectors
-
-    def frame_shape(self, channel: int) -> tuple[int, int]:
-        """Shape (y, x) of a whole frame."""
-        y, x = self.shapes[channel]
-        return y * self.sectors, x
 
 
 class Run:

@@ -37,8 +37,7 @@ class HandOut:
         self._wanted = np.zeros(run.n, bool)
         most = 1
         for p in planned:
-            for a, b in p.runs.tolist():
-                self._wanted[a:b] = True
+            self._wanted[p.positions()] = True
             most = max(most, p.n_positions)
         self._all = bool(self._wanted.all())
         self._size = min(most, max(LEAST, MOST_BYTES // max(1, frame_bytes)))

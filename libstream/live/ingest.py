@@ -162,6 +162,7 @@ class Ingest:
     def _full(self) -> _Arr | None:
         if not self.blocked:
             self.blocked = True
+            self.changed.notify_all()
             what = "frames are thrown away" if self._drop else "the detector has to wait"
             self.runs.problem(f"the memory for frames is full: {what} until some are processed")
         if self._drop:

@@ -11,7 +11,8 @@ import numpy as np
 from libstream.codecs import wire
 from libstream.contracts.source import FrameReader, Partition
 from libstream.errors import LibstreamError
-from libstream.live.assemble import READY, Layout, Run
+from libstream.live.assemble import READY, Run
+from libstream.live.layout import Layout
 from libstream.live.ring import Shared
 from libstream.model.shape import Region, Span
 

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from libstream.codecs import wire
 from libstream.contracts.stream import Announced, Event, FramePart, RunEnd, RunHeader, Skipped
 from libstream.errors import LibstreamError, WireError
-from libstream.live.assemble import Layout, Run, pick
+from libstream.live.assemble import Run, pick
 from libstream.live.batch import Batch
+from libstream.live.layout import Layout
 from libstream.live.ledger import Counts
 
 _Arr = np.ndarray[Any, Any]
@@ -243,7 +243,7 @@ class Runs:
         if header is None:
             return
         try:
-            layout = _layout(header, [part for part, _ in first], self.sectors)
+            layout = Layout.of(header, [part for part, _ in first], self.sectors)
             self._opened(self._begins.begin(header, layout, first[0][0].number))
         except Exception as exc:  # noqa: BLE001  a hook of the user, tables larger than the memory: the next run is another one
             self._refused = header.run
@@ -388,17 +388,3 @@ class Runs:
                     self.close(run, run.reason or "the detector ended the run before all frames had come")
                 elif silent > self._begins.stall_s(run.header):
                     self.close(run, f"no frame for {silent:.3g} s: the detector, or the connection to it, stopped")
-
-
-def _layout(header: RunHeader, first: list[FramePart], sectors: int) -> Layout:
-    """Pieces of frames, by the parts of the first message. Raises CodecError where they cannot be decoded."""
-    for part in first:
-        wire.check(part.codec, part.shape, part.dtype)
-    n = max(len(header.channels), 1 + max(part.channel for part in first))
-    if len(header.channels) == n:
-        names = tuple(header.channels)
-    else:
-        names = ("frames",) if n == 1 else tuple(f"channel_{i + 1}" for i in range(n))
-    by_channel = {part.channel: part for part in reversed(first)}
-    parts = [by_channel.get(c, first[0]) for c in range(n)]
-    return Layout(names, sectors, tuple(tuple(p.shape) for p in parts), tuple(p.dtype for p in parts))  # type: ignore[misc]

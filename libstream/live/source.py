@@ -78,28 +78,33 @@ class LiveSource:
     def wait(self, timeout_s: float | None = None) -> Acquisition | None:
         """The next acquisition, once its first frame has arrived; None after `timeout_s` seconds.
 
-        The one before is given up: frames of it that nobody processes make room. Raises ShapeError where the scan shape of the next
+        The one before is given up when the next one is there, or needs the memory: frames of it that nobody processes make room. Raises ShapeError where the scan shape of the next
         one cannot be, CodecError where its frames cannot be decoded (they are counted and not processed; wait again for the one after
         it), LibstreamError when this source is closed.
         """
         with self._changed:
-            if self._current is not None:
-                self._current.give_up()
-                self._current = None
             end = None if timeout_s is None else time.monotonic() + timeout_s
             queue = self._arrivals.queue
             while not queue:
                 if self._closed:
                     raise LibstreamError(f"{self.uri} is closed")
+                if self._ingest.blocked:
+                    self._give_up_current()
                 left = 0.5 if end is None else min(0.5, end - time.monotonic())
                 if left <= 0:
                     return None
                 self._changed.wait(left)
+            self._give_up_current()
             found = queue.popleft()
             if isinstance(found, LibstreamError):
                 raise found
             found._source, self._current = self, found
             return found
+
+    def _give_up_current(self) -> None:
+        if self._current is not None:
+            self._current.give_up()
+            self._current = None
 
     def __iter__(self) -> Iterator[Acquisition]:
         """Acquisitions until this source is closed. One that could not begin is passed over: `problems` says why."""

@@ -7,6 +7,7 @@ import pytest
 
 import libstream as ls
 from libstream.errors import LibstreamError, ShapeError
+from libstream.testing.detectors import Wire
 from tests.live.failing import FRAMES, LIMIT_S, SCAN, UDFS, N, check, detector, taken, until
 
 
@@ -59,3 +60,38 @@ def test_the_scan_may_come_from_the_stream_or_a_hook() -> None:
         wire.frames(2, FRAMES)
         wire.end(2)
         assert taken(live).meta.shape.nav == (12, 4)
+
+
+def test_asking_for_the_next_acquisition_gives_the_last_one_up_when_it_has_to() -> None:
+    big = np.random.default_rng(0).integers(0, 9, (8, 512, 512)).astype(np.uint16)  # a block each; the memory has eight
+    with detector(scan=None, ring_bytes=8 << 20, stall_timeout_s=60.0) as (wire, live):
+        wire.header(1, 8)
+        wire.frames(1, big[:3])
+        first = taken(live)
+        until(lambda: first.n_arrived == 3, "the frames")
+        assert live.wait(0.01) is None  # nobody else needs the memory
+        assert live._ring.keep.sum() == 3
+        assert np.array_equal(first[2], big[2])
+        wire.frames(1, big, range(3, 8))
+        wire.header(2, 8)
+        wire.frames(2, big)
+        wire.end(2)
+        second = taken(live)
+        assert ls.run(second, ls.udfs.FrameTotals()).ledger["processed"] == 8
+        assert first.state == "done"
+        ledger = ls.run(first, ls.udfs.FrameTotals()).ledger
+        assert ledger["gone"] > 0
+        assert ledger["processed"] + ledger["gone"] == 8
+        live._arrivals._scan = SCAN  # for the acquisition that follows
+
+
+def test_names_of_channels_are_told_apart() -> None:
+    with detector(wire=Wire(channels=("a", "a"))) as (wire, live):
+        wire.header(1, N)
+        wire.frames(1, FRAMES)
+        wire.end(1)
+        acquisition = taken(live)
+        assert acquisition.meta.channels == ("channel_1", "channel_2")
+        both = ls.run(acquisition, {"a": ls.udfs.FrameTotals(), "b": ls.on("channel_2", ls.udfs.FrameTotals())})
+        assert np.array_equal(both["b"]["total"] - both["a"]["total"], np.full(SCAN, FRAMES[0].size))
+        wire.channels = ("frames",)
