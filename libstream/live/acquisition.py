@@ -27,7 +27,8 @@ PUBLISH_S = 0.05
 """Time between two publications of a live run."""
 STALL_MIN_S, STALL_FRAMES = 5.0, 20
 QUEUED_MAX = 1000
-"""Acquisitions that wait to be taken; the oldest is given up where there are more."""
+"""Acquisitions that wait to be taken; the oldest is given up where there are more, or where their tables take more memory than the
+largest single one may."""
 TABLE_BYTES, TABLE_PART_BYTES = 32, 18
 """Memory that a run takes for each position, and for each sector or channel of it."""
 TABLE_FREE_BYTES = 64 * MIB
@@ -136,14 +137,15 @@ class Arrivals:
             ScanOrder.of(scan, **order)
         self.uri, self._kind, self._ring, self._changed = uri, kind, ring, changed
         self._scan, self._order, self._hook, self._describe, self._stall = scan, dict(order), shape_hook, describe, stall_timeout_s
+        self._tables_max = max(ring.n_bytes, TABLE_FREE_BYTES)
         self.queue: deque[Acquisition | LibstreamError] = deque()
         self.n_acquisitions = 0
 
     def begin(self, header: RunHeader, layout: Layout, number: int) -> Run:
         """See `Begins`."""
         order = self._order_of(header)
-        needed = order.n_positions * (TABLE_BYTES + TABLE_PART_BYTES * layout.pieces)
-        if needed > max(self._ring.n_bytes, TABLE_FREE_BYTES):
+        needed = _table_bytes(order.n_positions, layout)
+        if needed > self._tables_max:
             raise ShapeError(
                 f"run {header.run!r}: to keep account of {order.n_positions} positions takes {needed} bytes, more than the memory for "
                 f"frames ({self._ring.n_bytes}); give the scan= that is meant, or larger ring_bytes="
@@ -165,11 +167,16 @@ class Arrivals:
         return self._stall if self._stall is not None else max(STALL_MIN_S, STALL_FRAMES * (header.frame_time_s or 0.0))
 
     def _put(self, found: Acquisition | LibstreamError) -> None:
-        if len(self.queue) >= QUEUED_MAX:
+        self.queue.append(found)
+        tables = [_table_bytes(a._run.n, a._run.layout) if isinstance(a, Acquisition) else 0 for a in self.queue]
+        total = sum(tables)
+        for size in tables:
+            if len(self.queue) <= QUEUED_MAX and total <= self._tables_max:
+                break
+            total -= size
             oldest = self.queue.popleft()
             if isinstance(oldest, Acquisition):
                 oldest.give_up()
-        self.queue.append(found)
 
     def _order_of(self, header: RunHeader) -> ScanOrder:
         n = header.n_frames
@@ -210,6 +217,10 @@ class Arrivals:
             )  # fmt: skip
             out[name] = self._describe(meta)
         return out
+
+
+def _table_bytes(n: int, layout: Layout) -> int:
+    return n * (TABLE_BYTES + TABLE_PART_BYTES * layout.pieces)
 
 
 def _unlike(header: RunHeader, layout: Layout) -> Iterator[str]:

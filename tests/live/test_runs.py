@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from libstream.errors import CodecError, LibstreamError, ShapeError
+from libstream.live.acquisition import TABLE_BYTES, TABLE_FREE_BYTES, TABLE_PART_BYTES
 from libstream.live.runs import END_S, NOT_UNDERSTOOD_SHOWN, REMEMBERED, STRANGE_MIN
 from tests.live.by_hand import SCAN, ByHand, N, Pass, begin, marked, send
 
@@ -312,6 +313,18 @@ def test_acquisitions_that_nobody_takes_give_way(patch: pytest.MonkeyPatch) -> N
         hand.wire.end(run)
         hand.turn()
     assert [a.run for a in hand.taken()] == [195, 196, 197, 198, 199]
+
+
+def test_large_acquisitions_that_nobody_takes_give_way(patch: pytest.MonkeyPatch) -> None:
+    hand = ByHand(patch, scan=None, blocks=4, block_bytes=1000)
+    largest = TABLE_FREE_BYTES // (TABLE_BYTES + TABLE_PART_BYTES)
+    for run in range(10):
+        hand.wire.header(run, largest // 3)
+        send(hand, run, [0])
+        assert len(hand.arrivals.queue) == min(3, run + 1)
+    hand.wire.header(10, largest)
+    send(hand, 10, [0])
+    assert [a.run for a in hand.taken()] == [10]
 
 
 def test_the_run_of_another_client_is_named(patch: pytest.MonkeyPatch) -> None:
