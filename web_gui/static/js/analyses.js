@@ -72,6 +72,7 @@ export class AnalysisList {
     row.mark.className = `mark ${a.state}`;
     row.mark.title = a.state === "failed" ? a.error?.message ?? "" : "";
     const shown = a.outputs.filter((o) => o.display !== "none");
+    row.outputs.hidden = !selected;
     const key = JSON.stringify(shown.map((o) => [o.name, this.app.layout.isOutputShown(a, o.name)]));
     if (row.key === key) return;
     row.key = key;

@@ -25,7 +25,7 @@ class FrameChoice {
     this.modes = select("Which frame", modes, this.mode, (v) => this.setMode(v));
     const channels = app.store.source.channels ?? [];
     this.channels = channels.length > 1 ? select("Detector channel", channels.map((c) => [c.name, c.name]), app.frameChannel()?.name ?? channels[0].name, (v) => app.setFrameChannel(v)) : null;
-    for (const node of [this.modes, this.channels]) if (node) tile.head.insertBefore(node, tile.grow);
+    for (const node of [this.modes, this.channels]) if (node) tile.head.insertBefore(node, tile.fit ?? tile.grow);
     const moved = () => this.cursorMoved();
     app.addEventListener("cursor", moved);
     tile.end(() => app.removeEventListener("cursor", moved));

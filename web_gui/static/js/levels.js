@@ -66,7 +66,8 @@ export function short(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "not seen";
   if (Number.isInteger(value) && Math.abs(value) < 1e7) return value.toLocaleString("en-US").replace(/,/g, " ");
   const size = Math.abs(value);
-  return size !== 0 && (size >= 1e5 || size < 1e-3) ? value.toExponential(3) : String(Number(value.toPrecision(5)));
+  if (size >= 1e5 && size < 1e7) return short(Math.round(value));
+  return size !== 0 && (size >= 1e7 || size < 1e-3) ? value.toExponential(3) : String(Number(value.toPrecision(5)));
 }
 
 // A round length for a scale bar: 1, 2 or 5 times a power of ten, at most `most`.

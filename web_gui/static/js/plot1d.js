@@ -17,6 +17,7 @@ export class Plot {
     this.lines = [];
     this.names = [];
     this.log = false;
+    this.first = 0; // colour of the first line
     this.axis = null;
     this.cursor = null;
     this.span = null; // indices shown, null = all
@@ -128,7 +129,7 @@ export class Plot {
     g.rect(PAD.left, PAD.top, f.w, f.h);
     g.clip();
     this.lines.forEach((line, k) => {
-      g.strokeStyle = LINE_COLOURS[k % 8];
+      g.strokeStyle = LINE_COLOURS[(k + this.first) % 8];
       g.lineWidth = 1.6;
       g.beginPath();
       let pen = false;
@@ -191,7 +192,7 @@ export class Plot {
     this.names.slice(0, 8).forEach((name, k) => {
       g.fillStyle = ink;
       g.fillText(name, PAD.left + f.w - 18, PAD.top + 6 + 15 * k);
-      g.fillStyle = LINE_COLOURS[k % 8];
+      g.fillStyle = LINE_COLOURS[(k + this.first) % 8];
       g.fillRect(PAD.left + f.w - 14, PAD.top + 10 + 15 * k, 10, 3);
     });
   }

@@ -43,7 +43,7 @@ export class Regions {
 
   attach(tile) {
     const place = { tile, group: svgEl("g", { class: "region" }), knobs: [] };
-    place.path = [svgEl("path", { class: "shade", "fill-rule": "evenodd" }), svgEl("path", { class: "halo" }), svgEl("path", { class: "line" })];
+    place.path = [svgEl("path", { class: "halo" }), svgEl("path", { class: "line" })];
     place.group.append(...place.path);
     tile.view.layer.append(place.group);
     tile.view.marks.add(() => this.draw(place));
@@ -90,8 +90,7 @@ export class Regions {
     const fits = shape && view.full && nav.length >= 2 && nav.at(-2) === view.full[0] && nav.at(-1) === view.full[1];
     const map = view.full && view.width ? viewMap(view) : null;
     const d = fits && map ? regionPath(shape, map) : "";
-    const frame = map ? `M${map.x(-0.5)} ${map.y(-0.5)}H${map.x(view.full[1] - 0.5)}V${map.y(view.full[0] - 0.5)}H${map.x(-0.5)}Z` : "";
-    place.path.forEach((n, i) => n.setAttribute("d", d ? (i ? d : frame + d) : ""));
+    place.path.forEach((n) => n.setAttribute("d", d));
     const knobs = d && this.app.store.mayChange ? regionKnobs(shape) : [];
     while (place.knobs.length > knobs.length) place.knobs.pop().remove();
     knobs.forEach((knob, i) => {

@@ -184,7 +184,8 @@ class ResultPlot extends Tile {
       this.whole = button("Whole range (0)", () => this.plot.reset(), { symbol: "fit", bare: true });
       this.head.insertBefore(this.log, this.grow);
       this.head.insertBefore(this.whole, this.grow);
-      this.setLog(Boolean(app.layout.tile(settings).log));
+      this.plot.first = describe().analysis?.colour ?? 0;
+      this.setLog(Boolean(app.layout.tile(settings).log), false);
       const moved = () => ((this.plot.cursor = scan && app.cursor?.length === 1 ? app.cursor[0] : null), this.plot.draw());
       app.addEventListener("cursor", moved);
       this.end(() => (app.removeEventListener("cursor", moved), this.plot.close()));
@@ -193,10 +194,10 @@ class ResultPlot extends Tile {
     this.update();
   }
 
-  setLog(on) {
+  setLog(on, keep = true) {
     this.plot.log = on;
     this.log.setAttribute("aria-pressed", on);
-    this.app.layout.keep(this.key, { log: on });
+    if (keep) this.app.layout.keep(this.key, { log: on });
     this.plot.draw();
   }
 

@@ -50,7 +50,7 @@ export class StatusBar {
     const { stat, state } = this.app.store;
     if (!stat || !state) return;
     const { run, live, ledger, server, link } = stat;
-    this.progress(run, state, live);
+    this.progress(run, state, live, ledger);
     const rate = run?.frames_per_s;
     this.into.root.hidden = !live;
     if (live) this.into.value.textContent = perSecond(live.in_per_s);
@@ -73,11 +73,12 @@ export class StatusBar {
     }
   }
 
-  progress(run, state, live) {
+  progress(run, state, live, ledger) {
     const busy = Boolean(run) && state.run.state === "running";
     const settled = Object.values(this.app.store.stat.analyses ?? {});
     const least = settled.reduce((m, a) => (m && m.n_done / m.n_total <= a.n_done / a.n_total ? m : a), null);
-    const now = busy && run ? run : least;
+    const past = live && ledger?.announced ? { n_done: ledger.processed, n_total: ledger.announced } : null;
+    const now = busy && run ? run : least ?? past;
     this.bar.hidden = !now?.n_total;
     if (now?.n_total) {
       const part = Math.min(1, now.n_done / now.n_total);
