@@ -78,9 +78,9 @@ class LiveSource:
     def wait(self, timeout_s: float | None = None) -> Acquisition | None:
         """The next acquisition, once its first frame has arrived; None after `timeout_s` seconds.
 
-        The one before is given up when the next one is there, or needs the memory: frames of it that nobody processes make room. Raises ShapeError where the scan shape of the next
-        one cannot be, CodecError where its frames cannot be decoded (they are counted and not processed; wait again for the one after
-        it), LibstreamError when this source is closed.
+        The one before is given up when the next one is there, or needs the memory: frames of it that nobody processes make room.
+        Raises ShapeError where the scan shape of the next one cannot be, CodecError where its frames cannot be decoded (they are
+        counted and not processed; wait again for the one after it), LibstreamError when this source is closed.
         """
         with self._changed:
             end = None if timeout_s is None else time.monotonic() + timeout_s
