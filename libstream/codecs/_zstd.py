@@ -16,7 +16,7 @@ _WINDOW_LOG = 25
 
 
 @functools.cache
-def library() -> Any:
+def module() -> Any:
     """The module. Raises NotInstalledError."""
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]
@@ -32,7 +32,7 @@ def library() -> Any:
 
 def decode_parts(src: _Arr, at: _Arr, size: _Arr, total: int, first: int, last: int, out: _Arr, to: _Arr, status: _Arr) -> None:
     """Bytes [first, last) of the `total` bytes of payload i to out[to[i] :], for all i; never more memory than `total` and a window."""
-    zstd = library()
+    zstd = module()
     options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
     for i, (ip, n, p) in enumerate(zip(at.tolist(), size.tolist(), to.tolist(), strict=True)):
         if not (0 <= ip <= src.size and 0 <= n <= src.size - ip):
@@ -51,5 +51,5 @@ def decode_parts(src: _Arr, at: _Arr, size: _Arr, total: int, first: int, last: 
 
 def encode(raw: _Arr) -> bytes:
     """One frame of zstd; fast, as a detector would."""
-    done: bytes = library().compress(raw, level=1)
+    done: bytes = module().compress(raw, level=1)
     return done

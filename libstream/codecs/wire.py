@@ -172,7 +172,7 @@ def _plan(codec: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Plan:
         return _Plan(codec, k.STORED, dtype, shape, 1, big)
     if plain:
         if plain == "zstd":
-            _zstd.library()
+            _zstd.module()
         return _Plan(codec, _KINDS[plain], dtype, shape, 1, big)
     if shuffled:
         n_bytes = shape[0] * shape[1] * dtype.itemsize

@@ -135,12 +135,12 @@ def test_zstd_within_bounds() -> None:
 def test_a_codec_whose_library_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("compression", "compression.zstd", "backports", "backports.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
-    wire._zstd.library.cache_clear()
+    wire._zstd.module.cache_clear()
     try:
         with pytest.raises(NotInstalledError, match=r"libstream\[detectors\]"):
             wire.check("zstd", (41, 41), "u2")
     finally:
-        wire._zstd.library.cache_clear()
+        wire._zstd.module.cache_clear()
 
 
 @pytest.mark.parametrize(("codec", "filter_id"), [("bslz4/2", 32008), ("lz4f", 32004)])
