@@ -23,6 +23,8 @@ from libstream.web_gui import wire
 _Arr = np.ndarray[Any, Any]
 
 FRAMES_KEPT = 16
+KEPT_BYTES = 128 << 20
+"""Memory for frames, and the same for values that are prepared for sending."""
 MISSING_S = 0.5
 """A frame that is not there is looked for again after this time."""
 MESSAGES_BYTES = 64 << 20
@@ -163,7 +165,8 @@ class Hub:
         with self._lock:
             self._loading.discard(name)
             self._frames[name] = view, time.monotonic() + good_for
-            while len(self._frames) > FRAMES_KEPT:
+            most = max(2, min(FRAMES_KEPT, KEPT_BYTES // max(1, array.nbytes)))
+            while len(self._frames) > most:
                 self._frames.popitem(last=False)
         self._wake()
 
@@ -213,7 +216,7 @@ class Hub:
             for old in [n for n in self._values if n[0] == view.key]:
                 del self._values[old]
             self._values[name] = made
-            while len(self._values) > 2 * FRAMES_KEPT:
+            while len(self._values) > 1 and sum(v.array.nbytes for v in self._values.values()) > KEPT_BYTES:
                 self._values.popitem(last=False)
         return made
 

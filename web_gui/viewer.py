@@ -30,6 +30,8 @@ IN_FLIGHT_S = 0.25
 """Bytes that may be under way to one page: what its link takes in this time."""
 ACTIVE_S = 0.3
 """A topic that was new within this time will be so again: the line is shared with it."""
+BIG_TEXT = 1 << 20
+"""Messages with more characters than this are parsed in a thread."""
 LARGE = 1 << 16
 """Arrays with more values than this are encoded in a thread: about 0.5 ms."""
 
@@ -110,7 +112,8 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
     async def on_message(self, message: str | bytes) -> None:
         """One message of the page; the next one waits until this returns."""
         try:
-            data = json.loads(message) if isinstance(message, str) else None
+            read = self.server.call(json.loads, message) if len(message) > BIG_TEXT else None
+            data = await read if read is not None else json.loads(message) if isinstance(message, str) else None
             if not isinstance(data, dict):
                 raise UsageError("a message is a JSON object, as text")
             kind = data.get("type")

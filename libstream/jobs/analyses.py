@@ -31,12 +31,25 @@ class Analyses:
         self.by_id: dict[str, Analysis] = {}
         self._catalog, self._lock, self._again, self._told, self._removed = catalog, lock, again, told, removed
         self._colours = 0
+        self._gen = 0
         self._wanted: Mapping[str, tuple[str, str | None]] = {}
 
     def shown(self) -> list[Analysis]:
         """All but the hidden ones."""
         with self._lock:
             return [a for a in self.by_id.values() if not a.hidden]
+
+    def _keep(self, a: Analysis) -> None:
+        """Generations go on where those of removed analyses ended: results of one that had this id are older."""
+        a.gen = self._gen + 1
+        if not a.hidden:
+            a.colour, self._colours = self._colours, self._colours + 1
+        self.by_id[a.id] = a
+
+    def _drop(self, a: Analysis) -> None:
+        self._gen = max(self._gen, a.gen)
+        del self.by_id[a.id]
+        self._removed(a.id)
 
     def add(
         self, udf: str, params: Mapping[str, Any] | None = None, *,
@@ -49,17 +62,14 @@ class Analyses:
             if len([a for a in self.by_id.values() if not a.hidden]) >= MOST:
                 raise UsageError(f"there are {MOST} analyses already; remove one")
             key = free_id(id if id is not None else snake(cls.__name__), self.by_id)
-            self.by_id[key] = Analysis(key, udf, made, _title(title or spaced(cls.__name__)), self._colours, _channel(channel))
-            self._colours += 1
+            self._keep(Analysis(key, udf, made, _title(title or spaced(cls.__name__)), channel=_channel(channel)))
         self._again()
         return key
 
     def remove(self, id: str) -> None:
         """Remove an analysis. Raises UsageError where there is none."""
         with self._lock:
-            self.get(id)
-            del self.by_id[id]
-        self._removed(id)
+            self._drop(self.get(id))
         self._again()
 
     def duplicate(self, id: str) -> str:
@@ -67,9 +77,7 @@ class Analyses:
         with self._lock:
             a = self.get(id)
             key = free_id(f"{id.rstrip('0123456789').rstrip('_')}", self.by_id)
-            copied = Analysis(key, a.name, a.udf, _title(f"{a.title} (copy)"[:TITLE_MAX]), self._colours, a.channel)
-            self.by_id[key] = copied
-            self._colours += 1
+            self._keep(Analysis(key, a.name, a.udf, _title(f"{a.title} (copy)"[:TITLE_MAX]), channel=a.channel))
         self._again()
         return key
 
@@ -137,7 +145,7 @@ class Analyses:
             for key in new:
                 kind, channel = self._wanted[key]
                 udf = make(self._catalog.get(FRAMES[kind]), {})
-                self.by_id[key] = Analysis(key, FRAMES[kind], udf, kind, channel=channel, hidden=True)
+                self._keep(Analysis(key, FRAMES[kind], udf, kind, channel=channel, hidden=True))
         if new:
             self._again()
 
@@ -145,8 +153,7 @@ class Analyses:
         """Forget hidden analyses that nobody looks at any more."""
         with self._lock:
             for id in [k for k, a in self.by_id.items() if a.hidden and k not in self._wanted]:
-                del self.by_id[id]
-                self._removed(id)
+                self._drop(self.by_id[id])
 
     def new_classes(self) -> list[str]:
         """Take the newest classes of the user's own UDFs; says what was changed."""
@@ -165,14 +172,15 @@ class Analyses:
 
     def restore(self, saved: Iterable[Mapping[str, Any]]) -> list[str]:
         """Replace all by what `Analysis.saved` gave; says what could not be restored."""
-        for a in self.shown():
-            self.remove(a.id)
         said = []
-        for one in saved:
-            try:
-                self.add(one["udf"], one.get("params", {}), channel=one.get("channel"), title=one.get("title"), id=one.get("id"))
-            except (LibstreamError, KeyError, TypeError) as exc:
-                said.append(f"{one.get('title') or one.get('udf')} could not be restored: {exc}")
+        with self._lock:  # the worker looks at them when all are there: one pass
+            for a in self.shown():
+                self.remove(a.id)
+            for one in saved:
+                try:
+                    self.add(one["udf"], one.get("params", {}), channel=one.get("channel"), title=one.get("title"), id=one.get("id"))
+                except (LibstreamError, KeyError, TypeError) as exc:
+                    said.append(f"{one.get('title') or one.get('udf')} could not be restored: {exc}")
         return said
 
 

@@ -117,7 +117,10 @@ class Lane:
                     self.result = result
                     self.shown_generation = result.generation
                 if gens is not None and not self._closed:
-                    self._shown(self, result, gens)
+                    try:
+                        self._shown(self, result, gens)
+                    except Exception as exc:  # noqa: BLE001  whoever shows results must not stop them from coming
+                        self._ended(self, exc)
                 continue
             with self._lock:
                 idle = self.job.done and not self._closed

@@ -63,7 +63,7 @@ class Runner:
             self._stopped.clear()
             for a in self._analyses.values():
                 a.gen += 1
-                a.state, a.error = (IDLE, None) if source is None else (a.state, None)
+                a.state, a.error = IDLE, None
         for lane in lanes:
             lane.close()
         self._tidy()
@@ -99,13 +99,11 @@ class Runner:
         self._tidy()
 
     def remove(self, id: str) -> None:
-        """An analysis is no more."""
+        """An analysis is no more; at once, from any thread: another one may get its id. Its run is ended by the next `sync`."""
         with self._lock:
             lane = self._lane_of(id)
             if lane is not None:
                 lane.ids.discard(id)
-                if not lane.ids:
-                    self._leave(lane)
         self._store.drop(f"a/{id}/")
         self._store.drop(f"r/{id}/")
 

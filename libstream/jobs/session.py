@@ -191,6 +191,7 @@ class Session:
             self.analyses.drop_unwanted()
             now = list(self.analyses.by_id.values())
         for a in now:
+            a.shown = 0
             self.store.drop(f"a/{a.id}/")
             self.store.drop(f"r/{a.id}/")
         self._reset(source)
@@ -218,21 +219,28 @@ class Session:
         self.worker.poke()
 
     def _removed(self, id: str) -> None:
-        self.worker.submit(lambda: self.runner.remove(id))
+        self.runner.remove(id)
 
     # -- running -------------------------------------------------------------------------------------------------------
 
     def run(self, ids: Sequence[str] | None = None) -> None:
-        """Run all analyses (or these) anew."""
+        """Run all analyses in one pass (or these) anew; waits until they are started."""
         with self.lock:
             if self.source is None:
                 raise UsageError("nothing is open")
-            chosen = [self.analyses.get(i) for i in ids] if ids is not None else list(self.analyses.by_id.values())
+            chosen = [self.analyses.get(i) for i in ids] if ids is not None else []
             for a in chosen:
                 a.gen += 1
-                self._asked.add(a.id)
             self._started = now_ms()
-        self._again()
+
+        def start() -> None:
+            if ids is None:
+                self._reset(self.source)
+            self._asked |= {a.id for a in chosen} if ids is not None else set(self.analyses.by_id)
+            self._sync()
+
+        self.worker.call(start)
+        self.changed()
 
     def cancel(self) -> None:
         """Stop what is running."""

@@ -249,7 +249,7 @@ def test_cancel_stops_the_work(tmp_path: Path) -> None:
         await page.until(lambda: page.stat.get("run") and page.stat["run"]["n_done"] > 0)
         await page.cmd("cancel")
         await page.until(lambda: page.state["analyses"]["slow"]["state"] == "incomplete")
-        assert page.state["run"]["state"] == "incomplete"
+        await page.until(lambda: page.state["run"]["state"] == "incomplete")
         done = np.isfinite(s.session.store.get("a/slow/value").array).sum()
         await asyncio.sleep(0.3)
         assert np.isfinite(s.session.store.get("a/slow/value").array).sum() == done < FRAMES.shape[0] * FRAMES.shape[1]

@@ -383,3 +383,36 @@ def test_frames_are_the_frames(session: Session, scan: str) -> None:
     assert np.array_equal(session.frame(None), FRAMES[0, 0])
     with pytest.raises(LibstreamError, match="outside"):
         session.frame([8, 0])
+
+
+def test_a_setup_is_computed_in_one_pass(session: Session, scan: str) -> None:
+    for id in ("a", "b", "c"):
+        session.analyses.add("VirtualDetector", {"outer": 6}, id=id)
+    session.records.save_setup("three")
+    session.open(scan)
+    settled(session, "a", "b", "c")
+    session.analyses.set("b", {"inner": 1})
+    settled(session, "b")
+    assert len(session.runner.results()) == 2
+    session.records.load_setup("three")
+    settled(session, "a", "b", "c")
+    assert [ids for ids, _ in session.runner.results()] == [{"a", "b", "c"}]
+    session.analyses.set("b", {"inner": 1})
+    settled(session, "b")
+    session.run()
+    settled(session, "a", "b", "c")
+    assert [ids for ids, _ in session.runner.results()] == [{"a", "b", "c"}]
+
+
+@pytest.mark.leaves("threads", "a UDF that does not end cannot be stopped in a thread; it ends two seconds later")
+def test_a_udf_that_does_not_end_does_not_hold_up_the_end(scan: str, own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("libstream.jobs.runner.END_S", 0.3)
+    session = Session(catalog=Catalog(own), out=tmp_path / "out")
+    session.open(scan)
+    session.analyses.add("mine.py:Slow", {"seconds": 2.0})
+    wait(lambda: session.runner.running)
+    time.sleep(0.1)
+    before = time.monotonic()
+    assert not session.close()
+    assert time.monotonic() - before < 1.5
+    wait(lambda: not any(t.name in ("libstream-run", "libstream-lane") for t in threading.enumerate()))
