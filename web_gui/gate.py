@@ -146,6 +146,8 @@ class Static(Checked, tornado.web.StaticFileHandler):
     def prepare(self) -> None:
         """Only for who may see the page."""
         Checked.prepare(self)
+        # text a third as long; arrays are never compressed, so this is not a setting of the whole server
+        self._transforms = [tornado.web.GZipContentEncoding(self.request)]
 
     def set_extra_headers(self, path: str) -> None:
         """Browsers ask again, and are told that nothing changed."""

@@ -4,13 +4,13 @@ import { isCalibrated, pixelAspect } from "./axes.js";
 import { drawScaleBar } from "./imageview.js";
 import { round125, short } from "./levels.js";
 
-const LEAST = 768; // px of the longer side: small scans are drawn larger, so that the bar can be read
+const PICTURE_LEAST = 768; // px of the longer side: small scans are drawn larger, so that the bar can be read
 
 export function pictureCanvas(tile) {
   const { view } = tile;
   const [h, w] = view.full;
   const aspect = pixelAspect(view.axes) ?? 1;
-  const k = Math.max(1, Math.ceil(LEAST / Math.max(h * aspect, w)));
+  const k = Math.max(1, Math.ceil(PICTURE_LEAST / Math.max(h * aspect, w)));
   const canvas = document.createElement("canvas");
   canvas.width = w * k;
   canvas.height = Math.round(h * k * aspect);

@@ -8,7 +8,7 @@ import { RECTANGLE } from "./shapes/rectangle.js";
 import { SECTOR } from "./shapes/sector.js";
 
 export const SHAPES = { point: POINT, disk: DISK, annulus: ANNULUS, rectangle: RECTANGLE, sector: SECTOR };
-const LEAST = 14; // px on the screen between centre and a knob: two knobs must never lie on each other
+const KNOB_LEAST = 14; // px on the screen between centre and a knob: two knobs must never lie on each other
 
 export class Overlay {
   constructor(view) {
@@ -86,7 +86,7 @@ export class Overlay {
       const [cx, cy] = [map.x(item.values.x), map.y(item.values.y)];
       const d = Math.hypot(sx - cx, sy - cy);
       const side = knob.key === "inner" ? -1 : 1;
-      if (d < LEAST) [sx, sy] = d > 0.5 ? [cx + ((sx - cx) * LEAST) / d, cy + ((sy - cy) * LEAST) / d] : [cx + side * LEAST, cy];
+      if (d < KNOB_LEAST) [sx, sy] = d > 0.5 ? [cx + ((sx - cx) * KNOB_LEAST) / d, cy + ((sy - cy) * KNOB_LEAST) / d] : [cx + side * KNOB_LEAST, cy];
     }
     node.setAttribute("transform", `translate(${sx} ${sy})`);
     node.setAttribute("aria-valuenow", knob.now);

@@ -1,0 +1,82 @@
+"""Chromium, if it is there; a server with a few measurements; windows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.browser.serving import Serve, Window, pattern, write_mib
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install libstream[test]")
+    if not Path(CHROMIUM).is_file():
+        pytest.skip("no Chromium: install Debian's package chromium")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="package")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Measurements: scan.mib (20 x 24 positions, frames of 64 x 64), and files that are none."""
+    root = tmp_path_factory.mktemp("gui")
+    data = root / "data"
+    (data / "yesterday").mkdir(parents=True)
+    write_mib(data / "scan.mib", pattern())
+    np.save(data / "yesterday" / "old.npy", pattern()[:12, :12])
+    (data / "notes.txt").write_text("tilt 3 degrees\n")
+    return root
+
+
+@pytest.fixture
+def serve(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Serve]]:
+    """Start servers; each test has its own, with the same measurements as its root."""
+    started: list[Serve] = []
+
+    def start(*args: str) -> Serve:
+        (tmp_path / "data").symlink_to(folder / "data")
+        started.append(Serve(tmp_path, "--root", str(folder / "data"), *args))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def window(browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Window]]:
+    """Open windows on a server."""
+    opened: list[Window] = []
+    shots = Path(os.environ.get("LIBSTREAM_SHOTS") or tmp_path / "shots")
+
+    def make(server: Serve, **size: int) -> Window:
+        opened.append(Window(browser, server, shots, **size))
+        return opened[-1].open()
+
+    yield make
+    failed = getattr(request.node, "failed", False)
+    for w in opened:
+        if failed:
+            w.shot(f"failed-{request.node.name}")
+        w.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Remember that a test failed, for the picture of it."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.when == "call" and report.failed:
+        item.failed = True  # type: ignore[attr-defined]
