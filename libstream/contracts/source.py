@@ -231,6 +231,9 @@ class TakesPartitions(Protocol):
     def begin(self, partition: Partition) -> None:
         """The next reads are for this partition, until `begin` is called again."""
 
+    def read_rows(self, out: _Arr, start: int) -> _Arr | None:
+        """As `FrameReader.read_into`: the frames of the partition's positions [start, start + len(out)), wherever they lie."""
+
 
 @runtime_checkable
 class WarmsUp(Protocol):

@@ -53,31 +53,33 @@ def opener_of(run: Run) -> RingOpener:
 
 
 class RingReader(FrameReader):
-    """Decodes the frames of the partition it was given; without one (to look at a frame), what is in the ring just now."""
+    """Decodes the rows of the partition it was given, or (to look at a frame) what is in the ring just now."""
 
     def __init__(self, memory: _Arr, layout: Layout, channel: int, run: Run | None) -> None:
         self._memory, self._layout, self._channel = memory, layout, channel
         self._run = None if run is None else weakref.ref(run)
-        self._positions = np.zeros(0, np.int64)
-        self._held: Held | None = None
+        self._held: Held | None = None  # of the partition
         self._shape, self._dtype = layout.shapes[channel], np.dtype(layout.dtypes[channel])
         for codec in () if run is None else tuple(run.codecs):
             wire.warm_up(codec, self._shape, self._dtype)  # a reader is opened when UDFs are bound: nothing is compiled in a worker
 
     def begin(self, partition: Partition) -> None:
         """See `TakesPartitions`."""
-        self._positions, self._held = partition.positions(), partition.held
+        self._held = partition.held
+
+    def read_rows(self, out: _Arr, start: int) -> _Arr | None:
+        """See `TakesPartitions`."""
+        held, rows = self._held, slice(start, start + len(out))
+        if held is None:
+            raise LibstreamError("rows of a partition were asked for before there was one")
+        return self._decode(held.offset[rows], held.size[rows], held.codec[rows], held.codecs, out, Region.whole(out.shape[1:]))
 
     def read_into(self, out: _Arr, frames: Span, region: Region) -> _Arr | None:
         """See `FrameReader`. Raises LibstreamError for frames that are not in memory."""
         wanted = np.arange(frames.start, frames.stop, dtype=np.int64)
-        row = int(np.searchsorted(self._positions, frames.start)) if self._held is not None else 0
-        if self._held is not None and row + len(wanted) <= len(self._positions) and self._positions[row + len(wanted) - 1] == wanted[-1]:
-            held, rows = self._held, slice(row, row + len(wanted))
-            return self._decode(held.offset[rows], held.size[rows], held.codec[rows], held.codecs, out, region)
         run = None if self._run is None else self._run()
         if run is None:
-            raise LibstreamError(f"frames {frames.start} to {frames.stop} of a live source were asked for outside of its partitions")
+            raise LibstreamError(f"frames {frames.start} to {frames.stop} were asked for, but their acquisition is not in this process")
         with run.changed:
             there = (run.fate[wanted] == READY) & run.held(wanted)
             if not there.all():

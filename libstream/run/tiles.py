@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from libstream.contracts.source import FrameReader
+from libstream.contracts.source import FrameReader, TakesPartitions
 from libstream.model.partial import CORRUPT, PROCESSED
 from libstream.model.shape import Region, Span
 from libstream.plan.plan import MIB, Tiling
@@ -69,6 +69,11 @@ class PartitionFrames:
             self.reader.check()
             good = np.ones(filled, bool)
             row = 0
+            if isinstance(self.reader, TakesPartitions):
+                valid = self.reader.read_rows(out[:filled], begun)
+                if valid is not None:
+                    good[:] = valid
+                where.clear()
             for frame, count in where:
                 valid = self.reader.read_into(out[row : row + count], Span(frame, frame + count), Region.whole(out.shape[1:]))
                 if valid is not None:
