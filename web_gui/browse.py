@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from libstream.errors import UsageError
 
 MOST = 5000
+PROBED = 1000
+"""Folders among so many entries are looked into."""
 
 
 class Roots:
@@ -48,8 +50,13 @@ class Roots:
         """As a part of the state."""
         return [{"name": r.name or str(r), "path": str(r)} for r in self.folders]
 
-    def listing(self, given: str | None, suffixes: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        """What a folder holds, folders first. suffixes: of each format, by its name. Raises UsageError."""
+    def listing(
+        self, given: str | None, suffixes: Mapping[str, Sequence[str]], of_folder: Callable[[str], str | None] = lambda path: None
+    ) -> dict[str, Any]:
+        """What a folder holds, folders first. Raises UsageError.
+
+        suffixes: of each format, by its name. of_folder: format of a folder that is opened like a file (a recording), or None.
+        """
         folder = self.resolve(given, "folder") if given else self.folders[0]
         root = self.root_of(folder)
         top = root if root is not None else self.folders[0]
@@ -66,6 +73,8 @@ class Roots:
                     one = self._entry(item, suffixes)
                     if one is not None:
                         entries.append(one)
+                        if one["dir"] and len(entries) <= PROBED:
+                            one["format"] = of_folder(item.path)
         except NotADirectoryError:
             raise UsageError(f"{folder} is a file") from None
         except FileNotFoundError:

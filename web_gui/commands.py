@@ -141,7 +141,7 @@ def _probe(c: Context, uri: str, options: dict[str, Any] | None = None) -> Any:
 
 @command(True, _optional={"path": TEXT})
 def _files(c: Context, path: str | None = None) -> Any:
-    return c.roots.listing(path, {f["name"]: f["suffixes"] for f in sources.formats()})
+    return c.roots.listing(path, {f["name"]: f["suffixes"] for f in sources.formats()}, sources.folder_format)
 
 
 @command(True)

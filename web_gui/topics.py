@@ -18,6 +18,7 @@ from libstream.errors import LibstreamError
 from libstream.jobs.analyses import frames_id
 from libstream.jobs.session import Session
 from libstream.jobs.store import Held
+from libstream.model.corrections import Corrections
 from libstream.web_gui import wire
 
 _Arr = np.ndarray[Any, Any]
@@ -142,7 +143,9 @@ class Hub:
         if source is None or (key.channel is not None and key.channel not in source.meta.channels):
             return None
         newest = session.newest if key.at is None else None
-        name = (session.number, key, newest)
+        shown, corrections = session.corrections
+        corrections = corrections if shown["on"] else None
+        name = (session.number, key, newest, None if corrections is None else corrections.digest)
         with self._lock:
             view, good_until = self._frames.get(name, (None, 0.0))
             if view is not None and time.monotonic() < good_until:
@@ -150,14 +153,15 @@ class Hub:
                 return view
             if name not in self._loading and len(self._loading) < FRAMES_KEPT:
                 self._loading.add(name)
-                self._pool.submit(self._load, key, name, source)
+                self._pool.submit(self._load, key, name, source, corrections)
         return None
 
-    def _load(self, key: Key, name: tuple[Any, ...], source: Any) -> None:
+    def _load(self, key: Key, name: tuple[Any, ...], source: Any, corrections: Corrections | None) -> None:
         meta = source.meta if key.channel is None else source.channel_meta(key.channel)
         good_for = float("inf")
         try:
-            array = wire.displayed(self._session.frame(key.at, key.channel), None)
+            frame = self._session.frame(key.at, key.channel)
+            array = wire.displayed(frame if corrections is None else corrections.apply(frame), None)
         except (LibstreamError, OSError, ValueError):
             # not there: nothing was seen of it; of a live acquisition it may still come
             array, good_for = np.full(meta.shape.sig, np.nan, np.float32), MISSING_S

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from libstream.jobs.analysis import Analysis
+from libstream.jobs.arrays import array_of, json_array
 from libstream.jobs.store import Held, Store, size_of
 
 _Arr = np.ndarray[Any, Any]
@@ -23,13 +24,17 @@ THUMB = 96
 
 @dataclass
 class Entry:
-    """One run. source: what to open again, {"uri", "options"}; results: topics that are still in memory."""
+    """One run. source: what to open again, {"uri", "options"}, None where its frames are gone; results: topics that are in memory.
+
+    number: of the source in its session, 0 for runs of earlier ones.
+    """
 
     id: str
     t: int
     name: str
     kind: str
-    source: dict[str, Any]
+    uri: str
+    source: dict[str, Any] | None
     number: int
     state: str = "done"
     positions: int = 0
@@ -44,12 +49,23 @@ class Entry:
     def json(self) -> dict[str, Any]:
         """As a part of the state."""
         return {
-            "id": self.id, "t": self.t, "source": self.source["uri"], "name": self.name, "kind": self.kind, "positions": self.positions,
+            "id": self.id, "t": self.t, "source": self.uri, "name": self.name, "kind": self.kind, "positions": self.positions,
             "processed": self.processed, "dropped": self.dropped, "seconds": self.seconds, "state": self.state, "saved": self.saved,
             "thumb": f"api/history/{self.id}/thumb.png?{self.processed}" if self.thumb is not None else None,
             "analyses": [{k: a[k] for k in ("id", "udf", "title", "params")} for a in self.analyses], "results": list(self.results),
-            "rerun": self.kind == "file",
+            "rerun": self.source is not None,
         }  # fmt: skip
+
+    def kept(self) -> dict[str, Any]:
+        """As a file keeps it: all but the results."""
+        thumb = None if self.thumb is None else json_array(self.thumb)
+        return {**{f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("results", "number")}, "thumb": thumb}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Entry:
+        """The inverse of `kept`. Raises UsageError, TypeError, KeyError for what is none."""
+        thumb = data["thumb"]
+        return cls(**{**data, "number": 0, "thumb": None if thumb is None else array_of(thumb, "thumbnail")})
 
 
 class History:
@@ -62,17 +78,19 @@ class History:
 
     def of(self, number: int) -> Entry | None:
         """The entry of a source, by its number."""
-        return next((e for e in self.entries if e.number == number), None)
+        return next((e for e in self.entries if e.number == number and number), None)
 
     def get(self, id: str) -> Entry | None:
         """An entry by its id."""
         return next((e for e in self.entries if e.id == id), None)
 
-    def note(self, number: int, t: int, name: str, kind: str, source: dict[str, Any]) -> Entry:
+    def note(self, number: int, t: int, name: str, kind: str, uri: str, source: dict[str, Any] | None) -> Entry:
         """The entry of a source; a new one where there is none."""
         entry = self.of(number)
         if entry is None:
-            entry = Entry(f"r{next(self._count)}", t, name, kind, source, number)
+            taken = {e.id for e in self.entries}
+            id = next(i for n in self._count if (i := f"r{n}") not in taken)
+            entry = Entry(id, t, name, kind, uri, source, number)
             self.entries.insert(0, entry)
             for old in self.entries[ENTRIES:]:
                 self._store.drop(f"h/{old.id}/")

@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 class Keep:
-    """A folder of JSON files: `setups/<name>.json`, `last.json`, and `sources/<digest>.json` for what belongs to a source.
+    """A folder of JSON files: `setups/<name>.json`, `last.json`, `history.json`, and `sources/<digest>.json` for what belongs to a source.
 
     Files are written aside and then renamed. A file that cannot be read is treated as if it were not there, except by `setup`.
     """
@@ -66,6 +66,16 @@ class Keep:
     def save_last(self, data: dict[str, Any]) -> None:
         """Remember what is open. Raises SaveError."""
         _write(self.folder / "last.json", {"libstream_setup": FORMAT, **data})
+
+    def history(self) -> list[Any]:
+        """Runs of earlier sessions, newest first."""
+        data = _read(self.folder / "history.json")
+        found = data.get("runs") if data is not None else None
+        return found if isinstance(found, list) else []
+
+    def save_history(self, runs: list[dict[str, Any]]) -> None:
+        """Store the runs of this session and earlier ones. Raises SaveError."""
+        _write(self.folder / "history.json", {"libstream_setup": FORMAT, "runs": runs})
 
     def of_source(self, digest: str) -> dict[str, Any] | None:
         """What was stored for a source, None where nothing was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from libstream.errors import LibstreamError, UsageError
-from libstream.jobs.history import thumbnail
+from libstream.jobs.history import ENTRIES, Entry, thumbnail
 from libstream.jobs.keep import Keep
 from libstream.jobs.runner import now_ms
 from libstream.jobs.saving import combined, free_path, named
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_PINS = 8
 LAYOUT_MAX = 64 << 10
+OF_THE_SCAN = ("scan", "order", "flyback", "frames_per_position", "scan_step", "pixel", "centre", "rotation_deg")
 
 
 class Records:
@@ -34,6 +36,10 @@ class Records:
         self._count = itertools.count(1)
         self._dirty = threading.Event()
         self._setups: list[dict[str, Any]] = keep.setups() if keep is not None else []
+        self._noted = False
+        for one in keep.history()[:ENTRIES] if keep is not None else ():
+            with contextlib.suppress(LibstreamError, TypeError, KeyError, AttributeError):  # an entry of another version
+                session.history.entries.append(Entry.of(one))
 
     def view(self) -> dict[str, Any]:
         """Parts of the state."""
@@ -57,7 +63,7 @@ class Records:
         with s.lock:
             entry = s.history.of(self._number())
             if entry is not None:
-                entry.saved = str(path)
+                entry.saved, self._noted = str(path), True
         s.say("info", f"saved {path}")
         return path
 
@@ -118,14 +124,26 @@ class Records:
         picture = next((p for a in shown for i in a.outputs if (h := s.store.get(a.topic(i))) and (p := thumbnail(h)) is not None), None)
         with s.lock:
             kind = "live" if s.follow is not None else "file"
-            entry = s.history.note(self._number(), now_ms(), name_of(source.meta.id.uri), kind, {"uri": uri[0], "options": uri[1]})
+            entry = s.history.note(self._number(), now_ms(), name_of(source.meta.id.uri), kind, source.meta.id.uri, self._again(uri))
             entry.state = "done" if full.complete else "incomplete"
             entry.positions, entry.processed = counts["announced"], counts["processed"]
             entry.dropped = counts["dropped"] + counts["missing"] + counts["corrupt"]
             entry.seconds = float(full.run.get("times", {}).get("seconds", 0.0))
             entry.analyses = [a.saved() for a in shown]
             entry.thumb = picture if picture is not None else entry.thumb
+            self._noted = True
         s.changed()
+
+    def _again(self, opened: tuple[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """What to open for the same frames once more: the file, or the recording of an acquisition."""
+        uri, options = opened
+        follow = self._session.follow
+        if follow is None:
+            return {"uri": uri, "options": options}
+        if options.get("record") is None or follow.acquisition is None:
+            return None
+        scan = {k: v for k, v in options.items() if k in OF_THE_SCAN}
+        return {"uri": str(options["record"]), "options": {**scan, "run": follow.acquisition.run}}
 
     def over(self) -> None:
         """The source is left: its results go to the history. The worker's thread."""
@@ -143,8 +161,8 @@ class Records:
             entry = s.history.get(id)
             if entry is None:
                 raise UsageError(f"there is no run {id!r} in the history")
-            if entry.kind != "file":
-                raise UsageError("this was a live acquisition: its frames are gone; open its recording, if there is one")
+            if entry.source is None:
+                raise UsageError("this was a live acquisition that was not recorded: its frames are gone")
             source, analyses = dict(entry.source), list(entry.analyses)
         for text in s.analyses.restore(analyses):
             s.say("warning", text)
@@ -157,6 +175,7 @@ class Records:
             if s.history.get(id) is None:
                 raise UsageError(f"there is no run {id!r} in the history")
             s.history.remove(id)
+            self._noted = True
         s.changed()
 
     def _number(self) -> int:
@@ -219,6 +238,11 @@ class Records:
     def save_now(self) -> None:
         """Store what is open, where it changed."""
         s = self._session
+        if self._keep is not None and self._noted:
+            self._noted = False
+            with s.lock:
+                runs = [e.kept() for e in s.history.entries]
+            self._keep.save_history(runs)
         if self._keep is None or not self._dirty.is_set() or s.opened is None:
             return
         self._dirty.clear()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from libstream import api, registry
-from libstream.contracts.source import FrameSource
+from libstream.contracts.source import FrameSource, OpensFolders
 from libstream.errors import LibstreamError, UsageError
 from libstream.jobs.arrays import plain
 from libstream.jobs.outputs import axis_json
@@ -119,6 +119,16 @@ def formats() -> list[dict[str, Any]]:
             kind = registry.load("formats", plugin.name)
             out.append({"name": plugin.name, "suffixes": list(kind.suffixes), "options": format_options(plugin.name)})
     return out
+
+
+def folder_format(path: str) -> str | None:
+    """Name of the format that opens a folder as a whole (a recording), None where it is a folder like any other. Never raises."""
+    for plugin in registry.plugins("formats"):
+        with contextlib.suppress(Exception):  # a plug-in that cannot be imported opens nothing
+            kind = registry.load("formats", plugin.name)()
+            if isinstance(kind, OpensFolders) and kind.probe_folder(path) > 0:
+                return plugin.name
+    return None
 
 
 def detectors() -> list[dict[str, Any]]:

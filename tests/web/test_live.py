@@ -149,3 +149,24 @@ def test_a_file_after_a_detector_and_back(tmp_path: Path) -> None:
             await page.cmd("open", uri="libstream://127.0.0.1:0?curve=/keys")
 
     run(test, tmp_path)
+
+
+def test_a_recorded_acquisition_is_run_again(tmp_path: Path) -> None:
+    async def test(s: Served, page: Page, detector: Detector) -> None:
+        raw = str(s.folder / "raw")
+        await page.cmd("open", uri="libstream://127.0.0.1:0", options={"scan": NAV, "ring_bytes": 64 << 20, "record": raw})
+        for number in (1, 2):
+            detector.send(run=number)
+            await page.until(lambda n=number: len(page.state["history"]) == n and page.state["live"]["run_state"] == "done")
+        past = page.state["history"][1]
+        assert past["rerun"]
+        await page.cmd("close")
+        assert (await page.cmd("probe", uri=raw))["error"]  # two runs: one must be named
+        folders = {e["name"]: e["format"] for e in (await page.cmd("files"))["entries"]}
+        assert folders == {"raw": "recording", "scan.npy": "npy"}
+        await page.cmd("history_open", id=past["id"])
+        await page.until(lambda: page.state["source"]["kind"] == "file" and page.state["analyses"]["adf"]["state"] == "done")
+        await page.until(lambda: topic(page)["final"] and topic(page)["exact"])
+        assert np.array_equal(page.arrays["a/adf/intensity"], adf(outer=8))
+
+    run(test, tmp_path)

@@ -338,3 +338,25 @@ def test_the_end_is_said_and_quick(tmp_path: Path) -> None:
             assert page.bye == "shutdown"
 
     asyncio.run(main())
+
+
+def test_frames_are_shown_as_they_are_processed(tmp_path: Path) -> None:
+    async def test(s: Served) -> None:
+        page = await opened(s)
+        await page.sub("frame", at=[1, 2])
+        await page.until(lambda: "frame" in page.arrays)
+        np.save(s.folder / "dark.npy", np.full((24, 24), 2.0))
+        hot = {"kind": "rectangle", "y0": 3, "x0": 4, "y1": 4, "x1": 5}
+        await page.cmd("corrections", dark="dark.npy", excluded=[hot])
+        corrections = ls.Corrections(dark=np.full((24, 24), 2.0), excluded=np.arange(576).reshape(24, 24) == 3 * 24 + 4)
+        await page.until(lambda: np.allclose(page.arrays["frame"], corrections.apply(FRAMES[1, 2])))
+        assert page.state["corrections"] == {"dark": str(s.folder / "dark.npy"), "gain": None, "excluded": 1, "on": True}
+        expected = ls.run(FRAMES, ls.udfs.VirtualDetector(outer=8), corrections=corrections)["intensity"]
+        await page.until(lambda: np.allclose(page.arrays["a/adf/intensity"], expected))
+        await page.cmd("corrections", on=False)
+        await page.until(lambda: np.array_equal(page.arrays["frame"], FRAMES[1, 2]))
+        await page.until(lambda: np.array_equal(page.arrays["a/adf/intensity"], adf(outer=8)))
+        await page.cmd("corrections", dark=None, excluded=None)
+        assert page.state["corrections"] == {"dark": None, "gain": None, "excluded": 0, "on": True}
+
+    run(test, tmp_path)

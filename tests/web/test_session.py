@@ -416,3 +416,26 @@ def test_a_udf_that_does_not_end_does_not_hold_up_the_end(scan: str, own: Path, 
     assert not session.close()
     assert time.monotonic() - before < 1.5
     wait(lambda: not any(t.name in ("libstream-run", "libstream-lane") for t in threading.enumerate()))
+
+
+def test_yesterdays_scan_is_found_and_run_again(session: Session, scan: str, tmp_path: Path) -> None:
+    from libstream.jobs.arrays import json_array
+
+    session.open(scan)
+    session.analyses.add("VirtualDetector", {"mask": json_array(np.eye(16))}, id="m", title="Diagonal")
+    settled(session, "m")
+    wait(lambda: session.view()["history"])
+    session.close()
+    again = Session(keep=Keep(tmp_path / "state"), out=tmp_path / "out")
+    try:
+        (past,) = again.view()["history"]
+        assert past["name"] == "scan.npy"
+        assert past["analyses"][0]["title"] == "Diagonal"
+        assert past["results"] == []
+        assert again.history.get(past["id"]).thumb.shape == (8, 9)
+        again.records.reopen(past["id"])
+        settled(again, "m")
+        assert np.array_equal(array(again, "a/m/intensity"), (FRAMES * np.eye(16)).sum(axis=(2, 3)))
+        wait(lambda: len({e["id"] for e in again.view()["history"]}) == 2)
+    finally:
+        assert again.close()
