@@ -101,18 +101,23 @@ class Acquisition(FrameSource):
     def wait(self, timeout_s: float | None = None) -> str:
         """Wait until the run is closed; returns its state (still "running" after `timeout_s` seconds).
 
-        It processes nothing: where the frames of the run are more than the memory holds, and nobody else processes them, the
-        detector has to wait, and so does this.
+        It processes nothing. Where the memory gets full meanwhile, and nobody else processes this run either, its frames make room.
         """
         with self._run.changed:
-            self._run.changed.wait_for(lambda: self._run.closed, timeout_s)
+            self._run.changed.wait_for(self._over, timeout_s)
             return self._run.state
+
+    def _over(self) -> bool:
+        if self._run.ring.short and not self._run.claimed:
+            self.give_up()
+        return self._run.closed
 
     def give_up(self) -> None:
         """Frames that nobody processes need not be kept; called when its user goes on to the next acquisition."""
         with self._run.changed:
-            self._run.give_up()
-            self._run.changed.notify_all()
+            if not self._run.given_up:
+                self._run.give_up()
+                self._run.changed.notify_all()
 
 
 class Arrivals:

@@ -78,6 +78,11 @@ class Run:
         return self.state not in ("running", "draining")
 
     @property
+    def claimed(self) -> bool:
+        """Somebody processes it."""
+        return bool(self._claims)
+
+    @property
     def n_open(self) -> int:
         """Frames of which some parts are there and others not, so far."""
         c = self.counts

@@ -53,6 +53,7 @@ class Ring:
     """Blocks of memory and what keeps each of them. Not thread-safe: its owner's lock is held by whoever calls.
 
     epoch: how often a block was taken. keep: reasons why it must not be taken again. wanted: runs that may look at it once more.
+    short: there was no block when one was needed.
 
     n_bytes: size of the allocation, rounded down to whole blocks; pages are taken from the system when they are first used.
     It lives as long as somebody refers to it: a result may still be computed when its source is closed.
@@ -86,11 +87,13 @@ class Ring:
         self._new = list(range(n - 1, -1, -1))
         self._full: deque[int] = deque()
         self._filling: int | None = None
+        self.short = False
 
     def take(self) -> int | None:
         """A block to fill: the last one whose runs are over, or a new one, or the oldest one that was merged; None where all are needed."""
         self.retire()
         block = self._pick()
+        self.short = block is None
         if block is not None:
             self.epoch[block] += 1
             self.wanted[block] = 0

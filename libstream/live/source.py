@@ -88,7 +88,7 @@ class LiveSource:
             while not queue:
                 if self._closed:
                     raise LibstreamError(f"{self.uri} is closed")
-                if self._ingest.blocked:
+                if self._ring.short:
                     self._give_up_current()
                 left = 0.5 if end is None else min(0.5, end - time.monotonic())
                 if left <= 0:

@@ -7,6 +7,7 @@ import pytest
 
 import libstream as ls
 from libstream.errors import LibstreamError, ShapeError
+from libstream.live.ledger import imbalance
 from libstream.testing.detectors import Wire
 from tests.live.failing import FRAMES, LIMIT_S, SCAN, UDFS, N, check, detector, taken, until
 
@@ -95,3 +96,18 @@ def test_names_of_channels_are_told_apart() -> None:
         both = ls.run(acquisition, {"a": ls.udfs.FrameTotals(), "b": ls.on("channel_2", ls.udfs.FrameTotals())})
         assert np.array_equal(both["b"]["total"] - both["a"]["total"], np.full(SCAN, FRAMES[0].size))
         wire.channels = ("frames",)
+
+
+def test_waiting_for_the_end_of_more_than_the_memory_holds() -> None:
+    big = np.random.default_rng(0).integers(0, 9, (20, 512, 512)).astype(np.uint16)  # a block each; the memory has eight
+    with detector(scan=None, ring_bytes=8 << 20, stall_timeout_s=60.0) as (wire, live):
+        wire.header(1, 20)
+        wire.frames(1, big)
+        wire.end(1)
+        acquisition = taken(live)
+        assert acquisition.wait(LIMIT_S) == "done"
+        ledger = ls.run(acquisition, ls.udfs.FrameTotals()).ledger
+        assert imbalance(ledger) == ""
+        assert (ledger["received"], ledger["processed"] + ledger["gone"]) == (20, 20)
+        assert ledger["gone"] >= 12
+        live._arrivals._scan = SCAN  # for the acquisition that follows
