@@ -2,7 +2,8 @@
 
 Three measurements: DECTRIS V1 (256 x 256 uint16, 0.3 counts a pixel, bitshuffle-LZ4) with Sum, in frames/s, beside LiberTEM-live; the
 time from a frame sent to the snapshot that shows it, at 1,000 frames/s; 4D Camera sectors with Sum, in GB/s, beside receiving alone.
-Both sides of a row run in turn, and rates are from the first frame to the result. `--page` adds them to docs/reference/performance.md.
+Both sides of a row run in turn, and rates are from the first frame to the result. `--page` writes the tables to the section "Live" of
+docs/reference/performance.md. LiberTEM-live is taken from the folder --peers, or from .venv-interop, which `pytest -m interop` makes.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import os
 import statistics
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.bench import page
 from tests.bench.live_sender import frames_of
+from tests.bench.measure import load
+from tests.live.peers import FOLDER
 from tests.live.sending import free_ports
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -139,27 +144,52 @@ def sectors(n: int, rounds: int) -> dict[str, Any]:
     return {"rates": {k: [size / r["seconds"] / 1e9 for r in v] for k, v in runs.items()}, "frames": n}
 
 
+TITLES = {
+    "dectris": ("DECTRIS V1, 256 x 256 uint16, bitshuffle-LZ4, Sum", "frames/s", "libstream", 1.5),
+    "sectors": ("4D Camera sectors, 576 x 576 uint16, Sum", "GB/s", "libstream with Sum", 0.7),
+}
+LATENCY_MS = 150.0
+BEGIN, END = "<!-- live tables: written by `make bench` -->", "<!-- end of live tables -->"
+PAGE = _ROOT / "docs" / "reference" / "performance.md"
+
+
+def _verdict(reached: bool) -> str:
+    return "reached" if reached else "not reached"
+
+
 def table(found: dict[str, Any]) -> str:
     """All rows, as Markdown."""
     lines = []
-    for title, unit, first in (("dectris", "frames/s", "libstream"), ("sectors", "GB/s", "libstream with Sum")):
-        if title not in found:
+    for key, (title, unit, first, aim) in TITLES.items():
+        if key not in found:
             continue
-        lines += [f"| {title}, {found[title]['frames']:,} frames | median {unit} | min | max | ratio |", "|---|---|---|---|---|"]
-        rates = found[title]["rates"]
+        lines += [f"| {title}; {found[key]['frames']:,} frames | median {unit} | min | max | ratio |", "| --- | --- | --- | --- | --- |"]
+        rates = found[key]["rates"]
         middle = {k: statistics.median(v) for k, v in rates.items()}
         for name, values in rates.items():
-            ratio = "" if name == first else f"libstream {middle[first] / middle[name]:.2f} x"
+            ratio = middle[first] / middle[name]
+            said = "" if name == first else f"libstream {ratio:.2f} x (aim: {aim:g}; {_verdict(ratio >= aim)})"
             form = ",.0f" if unit == "frames/s" else ".2f"
-            lines.append(f"| {name} | {middle[name]:{form}} | {min(values):{form}} | {max(values):{form}} | {ratio} |")
+            lines.append(f"| {name} | {middle[name]:{form}} | {min(values):{form}} | {max(values):{form}} | {said} |")
         lines.append("")
     if "latency" in found:
         x = found["latency"]
+        aim = f"{x['p95']:.0f} ms (aim: {LATENCY_MS:g}; {_verdict(x['p95'] < LATENCY_MS)})"
         lines += [
-            f"| from frame sent to snapshot, {x['rate']:,.0f} frames/s | p50 | p95 | max | snapshots/s |", "|---|---|---|---|---|",
-            f"| libstream, Sum | {x['p50']:.0f} ms | {x['p95']:.0f} ms | {x['max']:.0f} ms | {x['snapshots'] / x['seconds']:.0f} |", "",
+            f"| from frame sent to snapshot, {x['rate']:,.0f} frames/s | p50 | p95 | max | snapshots/s |",
+            "| --- | --- | --- | --- | --- |",
+            f"| libstream, Sum | {x['p50']:.0f} ms | {aim} | {x['max']:.0f} ms | {x['snapshots'] / x['seconds']:.0f} |", "",
         ]  # fmt: skip
     return "\n".join(lines)
+
+
+def head(found: dict[str, Any], before: Any, rounds: int) -> str:
+    """When, where, and what else the machine did."""
+    versions = "; ".join(f"{name} {version}" for name, version in found.get("dectris", {}).get("versions", {}).items())
+    return (
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {page.machine()}, sender and receiver on the same cores; load {before} before and "
+        f"{load()} after; {rounds} rounds, each side in turn." + (f" Versions: {versions}." if versions else "")
+    )
 
 
 def main() -> int:
@@ -168,13 +198,14 @@ def main() -> int:
     parser.add_argument("--only", default="dectris,latency,sectors")
     parser.add_argument("--frames", type=int, default=16384)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", type=Path, default=os.environ.get("LIBSTREAM_BENCH_PEERS"), help="folder of venvs: libertem")
+    parser.add_argument("--peers", type=Path, default=os.environ.get("LIBSTREAM_BENCH_PEERS", FOLDER), help="folder of venvs: libertem")
     parser.add_argument("--smoke", action="store_true", help="tiny runs, no peers: only that it works")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", action="store_true", help=f"write the tables to {PAGE.relative_to(_ROOT)}")
     args = parser.parse_args()
     if args.smoke:
         args.frames, args.rounds, args.peers = 512, 1, None
-    only, found = set(args.only.split(",")), {}
+    only, found, before = set(args.only.split(",")), {}, load()
     if "dectris" in only:
         found["dectris"] = dectris(args.frames, args.rounds, Path(args.peers) if args.peers else None)
     if "latency" in only:
@@ -184,6 +215,8 @@ def main() -> int:
     print(table(found))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if args.page and not args.smoke:
+        page.put(PAGE, BEGIN, END, f"{head(found, before, args.rounds)}\n\n{table(found).strip()}")
     return 0
 
 

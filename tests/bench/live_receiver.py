@@ -31,7 +31,8 @@ def libstream(url: str, scan: tuple[int, int]) -> None:
             began = time.monotonic()
             result = ls.run(acquisition, ls.udfs.Sum())
             seconds = time.monotonic() - began
-            say(seconds=seconds, sum=int(result["sum"]["sum"].sum()), complete=result.complete, ledger=result.ledger, problems=live.problems)
+            total = int(result["sum"]["sum"].sum())
+            say(seconds=seconds, sum=total, complete=result.complete, ledger=result.ledger, problems=live.problems)
 
 
 def latency(url: str, scan: tuple[int, int]) -> None:

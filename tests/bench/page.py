@@ -36,12 +36,19 @@ def tables(results: Results) -> str:
 
 def write(path: Path, results: Results) -> None:
     """Put the tables between the marks of the page; what else is on it stays."""
-    old = path.read_text(encoding="utf-8") if path.is_file() else f"# Performance\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in old or END not in old:
-        raise ValueError(f"{path}: the marks {BEGIN!r} and {END!r} are not there; put them where the tables belong")
-    before, rest = old.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    path.write_text(f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{after}", encoding="utf-8")
+    if not path.is_file():
+        path.write_text(f"# Performance\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    put(path, BEGIN, END, tables(results))
+
+
+def put(path: Path, begin: str, end: str, text: str) -> None:
+    """Replace what is between two marks of a page. Raises ValueError where they are not there."""
+    old = path.read_text(encoding="utf-8")
+    if begin not in old or end not in old:
+        raise ValueError(f"{path}: the marks {begin!r} and {end!r} are not there; put them where the tables belong")
+    before, rest = old.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -231,12 +238,13 @@ def _head(results: Results) -> str:
     share = f", others kept {100 * sum(busy) / len(busy):.0f} % of it busy (at most {100 * max(busy):.0f} %)" if busy else ""
     versions = "; ".join(f"{side}: " + ", ".join(f"{k} {v}" for k, v in found.items()) for side, found in results.versions.items())
     return (
-        f"Measured {datetime.now(UTC):%Y-%m-%d} on {_machine()}; load {results.load_before} before and {results.load_after} after"
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}; load {results.load_before} before and {results.load_after} after"
         f"{share}; {results.rounds} rounds, each side in turn.\n\nVersions: {versions}."
     )
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Cores, system, Python."""
     model = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).is_file() and (m := re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8"))):
         model = m[1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import links
+from tests.bench import live, page
 from tests.bench.measure import LIMIT, OURS
 from tests.bench.overheads import TARGETS_S
 from tests.bench.plan import SMOKE, TABLES
@@ -49,3 +50,29 @@ def test_all_rows_are_there(tmp_path: Path) -> None:
     assert all(row["differs"]["NumPy"] == "" for job, row in rows["main"].items() if job not in ("masks16", "trio"))
     assert "LiberTEM threads" in found["missing"]
     assert JOBS["disk"].title in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_live_rows_are_there(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "tests.bench.live", "--smoke", "--json", str(report)]
+    done = subprocess.run(command, cwd=links.ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert all(found["dectris"]["rates"]["libstream"])
+    assert set(found["sectors"]["rates"]) == {"libstream with Sum", "bare pyzmq"}
+    assert 0 < found["latency"]["p50"] <= found["latency"]["p95"] <= found["latency"]["max"]
+    assert sum(line.startswith("| --- |") for line in done.stdout.splitlines()) == 3
+
+
+def test_the_page_has_room_for_the_live_tables(tmp_path: Path) -> None:
+    copy = tmp_path / "performance.md"
+    copy.write_text(live.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    before = copy.read_text(encoding="utf-8")
+    page.put(copy, live.BEGIN, live.END, "x\ny")
+    after = copy.read_text(encoding="utf-8")
+    assert f"{live.BEGIN}\n\nx\ny\n\n{live.END}" in after
+    assert (after.split(live.BEGIN)[0], after.split(live.END)[1]) == (before.split(live.BEGIN)[0], before.split(live.END)[1])
+    with pytest.raises(ValueError, match="the marks"):
+        page.put(copy, "<!-- nowhere -->", live.END, "x")
