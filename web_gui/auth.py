@@ -70,10 +70,14 @@ class Auth:
 
 
 class Names:
-    """Which `Host` and `Origin` are this server's: against pages of other sites, and names that are made to point here."""
+    """Which `Host` and `Origin` are this server's: against pages of other sites, and names that are made to point here.
 
-    def __init__(self, names: Iterable[str], scheme: str) -> None:
-        self._names = {n.lower().rstrip(".") for n in names}
+    proxies: names of proxies. Some ask under the name of this machine and pass on the browser's `Origin`, which is theirs.
+    """
+
+    def __init__(self, names: Iterable[str], scheme: str, proxies: Iterable[str] = ()) -> None:
+        self._proxies = {n.lower().rstrip(".") for n in proxies}
+        self._names = {n.lower().rstrip(".") for n in names} | self._proxies
         self._scheme = scheme
 
     def host_is_ours(self, host: str) -> bool:
@@ -84,7 +88,12 @@ class Names:
         """No `Origin` (no browser), or that of a page which this server gave out under the name `host`."""
         if origin is None:
             return True
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
+        if parts.scheme in ("http", "https") and _without_port(parts.netloc) in self._proxies:
+            return True
         # behind a proxy that speaks TLS, the page's scheme is https though ours is http
         return parts.scheme in {self._scheme, "https"} and parts.netloc.lower() == host.lower() and self.host_is_ours(parts.netloc)
 

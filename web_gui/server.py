@@ -60,7 +60,7 @@ class Server:
         self.options, self.session = options, session
         self.auth = Auth(options.token)
         self.scheme = "https" if options.certfile is not None else "http"
-        self.names = Names(known_names(options), self.scheme)
+        self.names = Names(known_names(options), self.scheme, options.allow_hosts)
         self.any_address = not is_loopback(options.host)
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="libstream-web")
         self.roots, self.control = Roots(options.roots or (Path.cwd(),)), Control()
@@ -289,7 +289,7 @@ def is_loopback(host: str) -> bool:
 def known_names(options: Options) -> Iterable[str]:
     """Names under which this server may be asked for."""
     own = [] if is_loopback(options.host) else [platform.node(), options.host, f"[{options.host}]"]
-    return [*LOOPBACK, *own, *options.allow_hosts, *([options.host] if options.host else [])]
+    return [*LOOPBACK, *own, *([options.host] if options.host else [])]
 
 
 def rss_bytes() -> int | None:

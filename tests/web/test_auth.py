@@ -78,6 +78,16 @@ def test_pages_of_this_server(origin: str | None, ours: bool) -> None:
     assert Names(["localhost"], "http").origin_is_ours(origin, "localhost:80") is ours
 
 
+def test_a_proxy_may_ask_under_either_name() -> None:
+    names = Names(["localhost"], "http", ["hub.example"])
+    assert names.host_is_ours("hub.example")
+    assert names.origin_is_ours("https://hub.example", "localhost:8123")
+    assert names.origin_is_ours("https://hub.example", "hub.example")
+    assert not names.origin_is_ours("https://hub.example.evil.example", "localhost:8123")
+    assert not names.origin_is_ours("https://evil.example", "hub.example")
+    assert not names.origin_is_ours("https://[broken", "localhost")
+
+
 def test_one_is_in_control_and_keeps_it_for_a_while() -> None:
     clock = Clock()
     control = Control(clock)
