@@ -111,3 +111,23 @@ def test_waiting_for_the_end_of_more_than_the_memory_holds() -> None:
         assert (ledger["received"], ledger["processed"] + ledger["gone"]) == (20, 20)
         assert ledger["gone"] >= 12
         live._arrivals._scan = SCAN  # for the acquisition that follows
+
+
+def test_scans_of_an_endless_acquisition_one_after_another() -> None:
+    with detector() as (wire, live):
+        wire.header(1, None)
+        seen = []
+        for scan in range(3):
+            lost = {scan}
+            for n in range(N):
+                if n not in lost:
+                    wire.frame(1, scan * N + n, FRAMES[n])
+        wire.end(1, "stopped by the operator")
+        for acquisition in live:
+            result = ls.run(acquisition, UDFS)
+            check(result, set(range(N)) - {len(seen)}, missing=1, received=N - 1)
+            seen.append(acquisition.meta.id.uri)
+            if len(seen) == 3:
+                break
+        assert seen == ["memory://#run=1", f"memory://#run=1&from={N}", f"memory://#run=1&from={2 * N}"]
+        assert acquisition.reason == "stopped by the operator"
