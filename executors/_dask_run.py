@@ -142,13 +142,14 @@ class Run:
             return
         self.n_partitions -= not node.parts
         if future.status == "error":
-            exc = future.exception()
+            exc, remote = future.exception(), future.traceback()
+            future.release()  # whoever keeps the exception keeps this frame
             if node.parts and not isinstance(exc, KilledWorker):
                 # the client merges these, and its error is that of every other executor
                 self.combine_bytes, self.merges = math.inf, False
                 self.nodes.update({(n.level, n.i): n for n in node.parts})
                 return
-            raise self._error(exc, node, future.traceback()) from None
+            raise self._error(exc, node, remote) from None
         if future.status == "cancelled":
             raise self._dropped()
         # else it is finished, or lost again with its worker: then Dask computes it once more, when it is needed
@@ -309,9 +310,19 @@ class Run:
         except Exception as exc:  # noqa: BLE001  the connection has gone; the error of the run is on its way
             _log.debug("the run could not be taken from the workers: %r", exc)
         finally:
+            coming = self.coming[1] if self.coming is not None else []
+            for node in (*self.flying.values(), *self.nodes.values(), *coming):
+                for one in (node, *node.parts):
+                    one.future.release()  # an exception may keep this object for long
+            self.done.clear()
             self.flying.clear()
             self.nodes.clear()
             self.coming = None
+
+    def _running(self) -> dict[Any, str]:
+        """Tasks that are at a worker, and which one."""
+        at = {key: worker for worker, keys in self.client.processing().items() for key in keys}
+        return {f: at[f.key] for f in self.flying if f.key in at}
 
     def _stop_tiles(self) -> None:
         self.cancel.set()
@@ -319,14 +330,15 @@ class Run:
             self.client.run(far.stop, self.token, on_error="ignore", callback_timeout=ASK_S)
 
     def _end_tasks(self) -> None:
-        """Wait for the running tiles, restart who does not come to an end, and forget all tasks."""
+        """Forget what waits, wait for the running tiles, restart workers that do not come to an end."""
+        running = self._running()
+        self.client.cancel([f for f in self.flying if f not in running], force=True)
         deadline = time.monotonic() + PATIENCE_S
-        while (going := [f for f in self.flying if f.status == "pending"]) and time.monotonic() < deadline and self._connected():
+        while any(f.status == "pending" for f in running) and time.monotonic() < deadline and self._connected():
             with self.done.thread_condition:
                 self.done.thread_condition.wait(0.01)
-        keys = {f.key for f in going}
-        busy = [w for w, held in self.client.processing().items() if keys.intersection(held)] if keys else []
-        self.client.cancel(list(self.flying), force=True)
+        busy = sorted({w for f, w in running.items() if f.status == "pending"})
+        self.client.cancel(list(running), force=True)
         if not busy:
             return
         try:

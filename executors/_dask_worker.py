@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 
-from libstream.ext import CancelFlag, LibstreamError, Partial, Partition, UsageError, Work
+from libstream.ext import CancelFlag, LibstreamError, Partial, Partition, SourceChangedError, UsageError, Work
 
 _held: dict[str, Held] = {}
 _lock = threading.Lock()
@@ -103,10 +103,10 @@ def process(token: str, partition: Partition) -> Partial:
     held = _of(token)
     try:
         return held.work().process(partition, held.cancel)
-    except FileNotFoundError as exc:
-        raise FileNotFoundError(
-            f"{exc}, on the Dask worker at {where()}. It has to see the files of the client; under another name with "
-            "ls.executor('dask', ..., path_map={'/name/here': '/name/there'})"
+    except (FileNotFoundError, SourceChangedError) as exc:
+        raise type(exc)(
+            f"{exc} This is what the Dask worker at {where()} found: it has to see the files of the client, under another name with "
+            "path_map={'/name/here': '/name/there'}"
         ) from exc
 
 
@@ -172,6 +172,8 @@ def with_paths(value: Any, path_map: Mapping[str, str]) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         changes = {f.name: with_paths(getattr(value, f.name), path_map) for f in fields(value) if f.init}
         changes = {k: v for k, v in changes.items() if v is not getattr(value, k)}
+        if "path" in changes and hasattr(value, "device"):
+            changes["device"] = -1  # numbers of files are compared where the device is the same: this may be a copy
         return replace(value, **changes) if changes else value
     return value
 

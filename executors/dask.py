@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from libstream.executors._dask_run import Run, Settings
 from libstream.executors._feed import Feed
@@ -13,6 +15,7 @@ from libstream.ext import CancelFlag, NotInstalledError, Partial, Partition, Tra
 
 CONNECT_S = 8.0
 """Longest wait for the answer of a scheduler."""
+PORT = 8786
 DEATHS = 3
 """Workers started here may die so often on one partition. A cluster has a setting of its own, distributed.scheduler.allowed-failures."""
 
@@ -105,13 +108,14 @@ class DaskExecutor:
         if self._address is None:
             self._cluster = self._started(distributed)
             return distributed.Client(self._cluster, set_as_default=False)
-        where = self._address if "://" in self._address else f"tcp://{self._address}"
+        where = _address(self._address)
         try:
+            # asked first: a client that finds nobody tries again for a while, and leaves a thread behind
+            socket.create_connection((urlsplit(where).hostname or "", urlsplit(where).port or PORT), CONNECT_S).close()
             return distributed.Client(where, timeout=CONNECT_S, security=self._security, set_as_default=False)
         except (OSError, ValueError) as exc:
-            raise OSError(
-                f"the Dask scheduler at {where} does not answer ({exc}); is the address right, and does `dask scheduler` run there?"
-            ) from exc
+            why = str(exc).strip().splitlines()[0]
+        raise OSError(f"the Dask scheduler at {where} does not answer ({why}); is the address right, and does `dask scheduler` run there?")
 
     def _started(self, distributed: Any) -> Any:
         import dask
@@ -131,3 +135,9 @@ class DaskExecutor:
                 n_workers=self._workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50,
                 memory_limit=0, security=self._security,
             )  # fmt: skip
+
+
+def _address(given: str) -> str:
+    """With Dask's scheme and port where they are left out."""
+    where = given if "://" in given else f"tcp://{given}"
+    return where if urlsplit(where).port is not None else f"{where}:{PORT}"
