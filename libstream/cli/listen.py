@@ -121,6 +121,7 @@ def _one(
             except LibstreamError:
                 break
             line.show(live.status(), job.progress, acquisition)
+    result: api.Result | None
     try:
         result = job.wait()
     except LibstreamError as exc:
