@@ -247,7 +247,7 @@ class Server:
         }
         if found != self._wanted and not self._stopped:
             self._wanted = found
-            self.pool.submit(self.session.analyses.want_frames, found)
+            self.session.want_frames(found)
 
     async def call(self, func: Callable[..., Any], *args: Any) -> Any:
         """Do something in a thread."""

@@ -139,13 +139,13 @@ class Hub:
     def _frame(self, key: Key) -> View | None:
         """The frame if it was read already; else it is read in the pool, and `wake` is called then."""
         session = self._session
-        source = session.source
+        source, number = session.current
         if source is None or (key.channel is not None and key.channel not in source.meta.channels):
             return None
         newest = session.newest if key.at is None else None
         shown, corrections = session.corrections
         corrections = corrections if shown["on"] else None
-        name = (session.number, key, newest, None if corrections is None else corrections.digest)
+        name = (number, key, newest, None if corrections is None else corrections.digest)
         with self._lock:
             view, good_until = self._frames.get(name, (None, 0.0))
             if view is not None and time.monotonic() < good_until:

@@ -75,6 +75,17 @@ class History:
         self._store = store
         self._count = itertools.count(1)
         self.entries: list[Entry] = []
+        self._view: list[dict[str, Any]] | None = None
+
+    def view(self) -> list[dict[str, Any]]:
+        """As a part of the state; the same object until `touch`."""
+        if self._view is None:
+            self._view = [e.json() for e in self.entries]
+        return self._view
+
+    def touch(self) -> None:
+        """An entry was changed."""
+        self._view = None
 
     def of(self, number: int) -> Entry | None:
         """The entry of a source, by its number."""
@@ -99,11 +110,13 @@ class History:
 
     def remove(self, id: str) -> None:
         """Forget an entry."""
+        self.touch()
         self._store.drop(f"h/{id}/")
         self.entries = [e for e in self.entries if e.id != id]
 
     def store(self, entry: Entry, analyses: Mapping[str, Analysis]) -> None:
         """Move the results of `analyses` to the entry's topics, and make room."""
+        self.touch()
         entry.results = []
         for a in analyses.values():
             for info in a.outputs:

@@ -36,7 +36,7 @@ class Records:
         self._count = itertools.count(1)
         self._dirty = threading.Event()
         self._setups: list[dict[str, Any]] = keep.setups() if keep is not None else []
-        self._noted = False
+        self._noted = self._due = False
         for one in keep.history()[:ENTRIES] if keep is not None else ():
             with contextlib.suppress(LibstreamError, TypeError, KeyError, AttributeError):  # an entry of another version
                 session.history.entries.append(Entry.of(one))
@@ -60,10 +60,12 @@ class Records:
         except OSError as exc:
             raise LibstreamError(f"{s.out}: this folder for results cannot be made ({exc.strerror or exc})") from exc
         result.save(path)
+        s.worker.call(self.note)
         with s.lock:
             entry = s.history.of(self._number())
             if entry is not None:
                 entry.saved, self._noted = str(path), True
+                s.history.touch()
         s.say("info", f"saved {path}")
         return path
 
@@ -111,9 +113,20 @@ class Records:
 
     # -- history -------------------------------------------------------------------------------------------------------
 
+    def due(self) -> None:
+        """Something was computed: the history gets it when there is time, and nobody drags anything."""
+        self._due = True
+
+    def tend(self) -> None:
+        """Called when there is nothing else to do."""
+        if self._due:
+            self.note()
+        self.save_now()
+
     def note(self) -> None:
-        """Write what was computed into the history; the worker's thread, whenever nothing is running any more."""
+        """Write what was computed into the history; the worker's thread."""
         s = self._session
+        self._due = False
         source, uri = s.source, s.opened
         shown = [a for a in s.analyses.shown() if a.shown]
         results = [r for ids, r in s.runner.results() if any(a.id in ids for a in shown)]
@@ -131,6 +144,7 @@ class Records:
             entry.seconds = float(full.run.get("times", {}).get("seconds", 0.0))
             entry.analyses = [a.saved() for a in shown]
             entry.thumb = picture if picture is not None else entry.thumb
+            s.history.touch()
             self._noted = True
         s.changed()
 

@@ -41,6 +41,7 @@ class Runner:
         self._analyses, self._store, self._lock, self._executor = analyses, store, lock, executor
         self._changed, self._poke, self._ended = changed, poke, ended
         self.source: FrameSource | None = None
+        self.epoch = 0
         self._roi: Any = None
         self._corrections: Corrections | None = None
         self._lanes: list[Lane] = []
@@ -57,6 +58,8 @@ class Runner:
         with self._lock:
             lanes, self._lanes = self._lanes, []
             self._leaving += lanes
+            if source is not self.source:
+                self.epoch += 1
             self.source, self._roi, self._corrections = source, roi, corrections
             self._specs.clear()
             self._infos.clear()

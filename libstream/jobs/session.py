@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class Session:
                 "analyses": {k: a.json(self._meta(a)) for k, a in shown.items()}, "order": list(shown),
                 "run": {"state": run, "error": None, "started": self._started, "seconds": self._seconds, "auto": self.auto},
                 "roi": None if self._roi is None else self._roi[0], "corrections": self._corrections[0],
-                "history": [e.json() for e in self.history.entries], "log": list(self.log),
+                "history": self.history.view(), "log": list(self.log),
             }  # fmt: skip
         return {**view, **self.records.view()}
 
@@ -165,6 +166,9 @@ class Session:
                 self.records.restore(uri)
                 self.begin(source, kind, self.number)
         except Exception as exc:
+            follow, self.follow = self.follow, None
+            if follow is not None:
+                follow.close()
             self._source_json = sources.unarmed(uri, kind, self.number, "failed", options, str(exc) or type(exc).__name__)
             self.opened = None
             self.say("error", f"{uri}: {exc}")
@@ -188,7 +192,6 @@ class Session:
             if c is not None and any(a is not None and a.shape != sig for a in (c.dark, c.gain, c.excluded)):
                 self._corrections = ({"dark": None, "gain": None, "excluded": 0, "on": True}, None)
                 self.say("warning", "the corrections were dropped: frames have another shape now")
-            self.analyses.drop_unwanted()
             now = list(self.analyses.by_id.values())
         for a in now:
             a.shown = 0
@@ -198,6 +201,7 @@ class Session:
         self._sync()
 
     def _reset(self, source: FrameSource | None) -> None:
+        self.analyses.drop_unwanted()
         c, on = self._corrections[1], self._corrections[0]["on"]
         self.runner.reset(source, None if self._roi is None else self._roi[1], c if on else None)
         self._started = now_ms()
@@ -293,6 +297,18 @@ class Session:
         """What the state says of the corrections, and the corrections."""
         return self._corrections
 
+    def want_frames(self, wanted: Iterable[tuple[str, str | None]]) -> None:
+        """Compute the mean or the maximum of frames ("mean" or "max", channel) while someone looks at them, and no others."""
+        chosen = frozenset(wanted)
+        with contextlib.suppress(LibstreamError):  # closed
+            self.worker.submit(lambda: self.analyses.want_frames(chosen))
+
+    @property
+    def current(self) -> tuple[FrameSource | None, int]:
+        """The source, and a number that no other one had."""
+        with self.lock:
+            return self.runner.source, self.runner.epoch
+
     def frame(self, at: Sequence[int] | None, channel: str | None = None) -> np.ndarray[Any, Any]:
         """The (raw) frame at a scan position, or the newest one; waits. Raises LibstreamError, OSError."""
         source = self.source
@@ -345,13 +361,12 @@ class Session:
             for e in self.catalog.errors:
                 self.say("error", f"{e.file}{f', line {e.line}' if e.line else ''}: {e.message}")
             self._again()
-        self.records.save_now()
+        self.records.tend()
 
     def _ended(self) -> None:
         with self.lock:
             self._seconds = (now_ms() - self._started) / 1000
-        if not self._closed:
-            self.worker.submit(self.records.note)
+        self.records.due()
 
     def _fault(self, exc: BaseException) -> None:
         self.say("error", str(exc) if isinstance(exc, (LibstreamError, OSError)) else f"unexpected {type(exc).__name__}: {exc}")

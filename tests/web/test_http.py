@@ -228,10 +228,11 @@ def test_a_script_does_what_the_page_does(tmp_path: Path) -> None:
         assert (await s.ask("/api/results/adf/intensity.tif")).body[:2] == b"II"
         frame = np.load(io.BytesIO((await s.ask("/api/frame.npy?at=3,4")).body))
         assert np.array_equal(frame, FRAMES[3, 4])
-        history = json.loads((await s.ask("/api/status")).body)["state"]["history"]
-        assert (await s.ask(f"/{history[0]['thumb']}")).body[:4] == b"\x89PNG"
         saved = json.loads((await s.ask("/api/cmd/save", "POST", json={})).body)["result"]
         assert Path(saved["path"]).stat().st_size == saved["bytes"]
+        history = json.loads((await s.ask("/api/status")).body)["state"]["history"]
+        assert history[0]["saved"] == saved["path"]
+        assert (await s.ask(f"/{history[0]['thumb']}")).body[:4] == b"\x89PNG"
         assert (await s.ask("/api/analyses/adf", "DELETE")).code == 204
         assert json.loads((await s.ask("/api/analyses")).body) == {"analyses": []}
 
