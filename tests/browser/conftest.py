@@ -55,6 +55,31 @@ def serve(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Serve]]:
         server.stop()
 
 
+@pytest.fixture(scope="package")
+def server(browser: Any, folder: Path) -> Iterator[Serve]:
+    """One server for tests that do not end it; `shared` empties it before each of them."""
+    home = folder / "shared"
+    home.mkdir()
+    (home / "data").symlink_to(folder / "data")
+    made = Serve(home, "--root", str(folder / "data"), "--fresh")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def shared(server: Serve) -> Serve:
+    """The server, with nothing open and no analyses."""
+    for command, args in (("take_control", {}), ("roi", {"shape": None}), ("auto", {"on": True}), ("layout", {"layout": {}})):
+        server.command(command, **args)
+    for name in server.status()["state"]["order"]:
+        server.command("remove", id=name)
+    for pin in server.status()["state"]["pins"]:
+        server.command("unpin", id=pin)
+    if server.status()["state"]["source"] is not None:
+        server.command("close")
+    return server
+
+
 @pytest.fixture
 def window(browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Window]]:
     """Open windows on a server."""

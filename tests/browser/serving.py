@@ -95,6 +95,14 @@ class Serve:
         with urllib.request.urlopen(urllib.request.Request(self.url + path, body, head), timeout=30) as answer:
             return bytes(answer.read())
 
+    def command(self, name: str, **args: Any) -> Any:
+        """A command, as a script gives it; what it says, None where it was refused (nothing open)."""
+        try:
+            return json.loads(self.ask(f"api/cmd/{name}", args))["result"]
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return None
+
     def status(self) -> dict[str, Any]:
         """State and stat."""
         return dict(json.loads(self.ask("api/status")))
@@ -125,14 +133,21 @@ class Window:
         self.hosts: set[str] = set()
         self.allowed: list[str] = []
         self.clicks = 0
-        self.page.on("console", lambda m: self.wrong.append(f"{m.type}: {m.text}") if m.type in ("error", "warning") else None)
+        self.page.on("console", lambda m: self.wrong.append(f"{m.type}: {m.text} ({m.location.get('url', '')})") if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.wrong.append(f"{e}\n{e.stack}"))
         self.page.on("request", lambda r: self.hosts.add(urlparse(r.url).netloc) if r.url.startswith(("http", "ws")) else None)
 
     def open(self) -> Window:
         """Go in by the link; waits until the state is there."""
         self.page.goto(self.serve.link)
+        self.page.wait_for_url(self.serve.url)  # the link leads there, without the token
         self.until("window.libstream?.store.state && window.libstream.udfList.size > 0")
+        return self
+
+    def in_control(self) -> Window:
+        """Take control from whoever has it."""
+        self.js("libstream.do('take_control')")
+        self.until("libstream.store.mayChange")
         return self
 
     def close(self) -> None:

@@ -1,0 +1,332 @@
+"""What people do with a stored scan, in Chromium: by pointer, by form, by keyboard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import libstream as ls
+from tests import realdata
+from tests.browser.serving import CENTRE, RADIUS, Serve, Window, pattern, wait_for
+
+pytestmark = pytest.mark.leaves("threads", "Playwright's event loop keeps a thread of its executor until the package is done")
+Starts = Callable[..., Serve]
+Opens = Callable[..., Window]
+
+
+def expected(server: Serve, params: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """What `ls.run` makes of these parameters."""
+    source = ls.open(server.folder / "data" / "scan.mib")
+    given = {k: v for k, v in params.items() if v is not None and k != "mask"}
+    from libstream.udfs.virtual import VirtualDetector
+
+    return np.asarray(ls.run(source, {"a": VirtualDetector(**given)})["a"]["intensity"])
+
+
+def test_open_through_the_dialog_centre_and_see_the_dark_field(shared: Serve, window: Opens) -> None:
+    """The first scenario of the issue: at most 6 clicks from an empty page to a centred annular dark field."""
+    server = shared
+    w = window(server).in_control()
+    w.shot("empty")
+    w.click("button", "File…")
+    w.page.get_by_role("option", name=re.compile("^scan.mib")).click()
+    w.clicks += 1
+    w.page.get_by_text("20 × 24").wait_for()
+    w.shot("file-dialog")
+    w.click("button", "Open")
+    w.page.get_by_role("dialog").wait_for(state="detached")
+    w.click("button", re.compile("^Annular dark field"), exact=False)
+    w.until("libstream.store.state.order.length === 1")
+    w.click("button", "Auto centre")
+    w.settled()
+    assert w.clicks <= 6
+    a = next(iter(w.state()["analyses"].values()))
+    assert np.allclose(a["resolved"]["centre"], CENTRE, atol=0.3)
+    assert RADIUS < a["resolved"]["inner"] < 1.6 * RADIUS
+    seen = w.array(a["outputs"][0]["topic"])
+    w.shot("annular-dark-field")
+    assert np.array_equal(seen, expected(server, a["params"]))
+    assert np.array_equal(server.result(a["id"], "intensity"), expected(server, a["params"]))
+
+
+@pytest.fixture
+def adf(shared: Serve, window: Opens) -> Window:
+    """A window with scan.mib and one ring."""
+    w = window(shared).in_control()
+    w.js(f"libstream.do('open', {{uri: '{shared.folder}/data/scan.mib'}})")
+    w.until("libstream.store.source?.state === 'ready'")
+    w.js("libstream.do('add', {udf: 'VirtualDetector', id: 'adf', title: 'Ring', params: {shape: 'annulus', inner: 12, outer: 26}})")
+    w.until("libstream.store.state.order.length === 1")
+    w.settled()
+    return w
+
+
+def test_dragging_moves_handle_form_and_image_together(adf: Window) -> None:
+    before = adf.array("a/adf/intensity")
+    knob = adf.knob("Ring: Inner radius")
+    scale = adf.js("[...libstream.shapes.places][0].tile.view.place().kx")
+    adf.drag(knob, -4 * scale, 0)
+    adf.settled()
+    params = adf.state()["analyses"]["adf"]["params"]
+    assert params["inner"] == pytest.approx(16, abs=0.6)
+    assert float(adf.page.locator("[data-name=inner] input").input_value()) == params["inner"]
+    assert float(knob.get_attribute("aria-valuenow") or "nan") == params["inner"]
+    after = adf.array("a/adf/intensity")
+    assert not np.array_equal(before, after)
+    assert np.array_equal(after, expected(adf.serve, params))
+    # the centre, by its own knob, and no further than the frame
+    adf.drag(adf.knob("Ring: Centre"), 2000, 0)
+    adf.settled()
+    assert adf.state()["analyses"]["adf"]["params"]["centre"][1] == 63
+
+
+def test_a_typed_radius_moves_the_handle_and_wrong_ones_are_told(adf: Window) -> None:
+    box = adf.page.locator("[data-name=outer] input")
+    box.fill("20.5")
+    box.press("Enter")
+    adf.until("document.querySelector('[aria-label=\"Ring: Outer radius\"]').getAttribute('aria-valuenow') === '20.5'")
+    adf.settled()
+    assert np.array_equal(adf.array("a/adf/intensity"), expected(adf.serve, adf.state()["analyses"]["adf"]["params"]))
+    box.fill("wide")
+    box.press("Enter")
+    problem = adf.page.locator("[data-name=outer] .problem, .failure").filter(has_text=re.compile("wide"))
+    problem.first.wait_for()
+    adf.shot("wrong-value")
+    box.fill("22")
+    box.press("Enter")
+    adf.settled()
+    assert adf.state()["analyses"]["adf"]["state"] == "done"
+    assert adf.state()["analyses"]["adf"]["params"]["outer"] == 22
+
+
+def test_everything_by_keyboard(shared: Serve, window: Opens) -> None:
+    w = window(shared).in_control()
+    keys = w.page.keyboard
+    keys.press("Control+o")
+    w.page.get_by_role("listbox", name="Files").wait_for()
+    w.until("document.activeElement.getAttribute('role') === 'listbox' && document.querySelectorAll('.files li').length > 2")
+    keys.type("mib")
+    keys.press("ArrowDown")
+    w.until("document.querySelector('.files [aria-selected=true]')?.textContent.includes('scan.mib')")
+    keys.press("Enter")
+    w.until("libstream.store.source?.state === 'ready'")
+    w.page.get_by_role("dialog").wait_for(state="detached")
+    w.page.get_by_role("button", name="Add analysis").focus()
+    keys.press("Enter")
+    w.page.get_by_role("searchbox", name="Filter analyses").wait_for()
+    keys.type("virtual")
+    keys.press("Enter")
+    w.until("libstream.store.state.order.length === 1")
+    w.settled()
+    outer = w.page.locator("[data-name=outer] input")
+    outer.focus()
+    keys.type("20")
+    keys.press("Enter")
+    w.until("document.querySelector('[aria-label$=\"Outer radius\"]')?.getAttribute('aria-valuenow') === '20'")
+    w.page.locator("[aria-label$='Outer radius']").focus()
+    keys.press("ArrowRight")
+    keys.press("Shift+ArrowLeft")
+    w.settled()
+    assert next(iter(w.state()["analyses"].values()))["params"]["outer"] == 11
+    # the cursor of the scan, by arrows
+    w.page.get_by_role("group", name=re.compile("Intensity")).focus()
+    keys.press("ArrowRight")
+    keys.press("Shift+ArrowDown")
+    cursor = w.js("libstream.cursor")
+    assert cursor == [19, 12], cursor
+    w.until("libstream.link.topics.has('frame')")
+    assert np.array_equal(w.array("frame"), pattern()[tuple(cursor)])
+
+
+def test_handles_are_sliders_with_values_for_everybody(adf: Window) -> None:
+    tree = adf.page.context.new_cdp_session(adf.page).send("Accessibility.getFullAXTree")["nodes"]
+    sliders = {n["name"]["value"]: n for n in tree if n.get("role", {}).get("value") == "slider" and not n.get("ignored")}
+    for name, value in (("Ring: Inner radius", 12), ("Ring: Outer radius", 26)):
+        assert float(sliders[name]["value"]["value"]) == value
+        props = {p["name"]: p["value"].get("value") for p in sliders[name]["properties"]}
+        assert props["valuemin"] == 0 and props["valuemax"] > 30
+        assert adf.knob(name).get_attribute("aria-valuetext") == f"{name[6:].lower()} {value} px"
+    assert "Ring: Centre" in sliders
+    assert "Diffraction: upper limit" in sliders, sorted(sliders)
+    unnamed = [n for n in tree if n.get("role", {}).get("value") in ("button", "slider", "textbox", "combobox", "checkbox") and not n.get("ignored") and not n["name"]["value"]]  # fmt: skip
+    assert not unnamed
+
+
+def test_contrast_follows_limits_and_maps(adf: Window) -> None:
+    tile = adf.page.get_by_role("region", name="Ring, Intensity", exact=True)
+    shade = "(() => { const t = [...document.querySelectorAll('.tile')].at(-1); const c = t.querySelector('canvas.pixels'); return Array.from(c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data) })()"
+    before = adf.js(shade)
+    high = tile.get_by_label("Ring, Intensity: upper limit of the colours")
+    low = tile.get_by_label("Ring, Intensity: lower limit of the colours")
+    high.fill("0")
+    high.press("Enter")
+    assert "wrong" in (high.get_attribute("class") or ""), "limits cannot cross"
+    top = adf.array("a/adf/intensity").max()
+    high.fill(str(top * 10))
+    high.press("Enter")
+    low.fill(str(top * 5))
+    low.press("Enter")
+    adf.until(f"JSON.stringify({shade}) !== '{before}'.replace(/ /g, '')")
+    assert adf.js(shade)[:3] == [68, 1, 84], "everything lies below the limits: the darkest colour"
+    assert not tile.get_by_label("limits follow the data").is_checked()
+    tile.get_by_label("colour map").select_option("gray")
+    adf.until(f"{shade}[0] === 0")
+    tile.get_by_label("limits follow the data").check()
+    adf.until(f"{shade}[0] > 0 || {shade}[1] > 0")
+
+
+def test_region_restricts_the_run(adf: Window) -> None:
+    adf.page.get_by_role("region", name="Ring, Intensity", exact=True).get_by_role("button", name="More for this view").click()
+    adf.click("menuitem", "Region: rectangle")
+    place = "[...libstream.regions.places][0].tile.view"
+    box = adf.js(f"(() => {{ const b = {place}.root.getBoundingClientRect(); const a = {place}.toScreen(3.6, 4.6); const c = {place}.toScreen(9.4, 15.4); return [b.left + a[1], b.top + a[0], b.left + c[1], b.top + c[0]] }})()")  # fmt: skip
+    mouse = adf.page.mouse
+    mouse.move(box[0], box[1])
+    mouse.down()
+    mouse.move(box[2], box[3], steps=4)
+    mouse.up()
+    adf.until("libstream.store.state.roi")
+    adf.settled()
+    assert {k: v for k, v in adf.state()["roi"].items() if k != "n"} == {"kind": "rectangle", "y0": 4, "x0": 5, "y1": 10, "x1": 16}
+    assert adf.state()["roi"]["n"] == 6 * 11
+    seen = adf.array("a/adf/intensity")
+    adf.shot("region")
+    assert np.isfinite(seen[4:10, 5:16]).all() and np.isfinite(seen).sum() == 66
+    adf.click("button", "Whole scan")
+    adf.until("libstream.store.state.roi === null")
+    adf.settled()
+    assert np.isfinite(adf.array("a/adf/intensity")).all()
+
+
+def test_pixels_that_are_left_out_do_not_count(adf: Window) -> None:
+    adf.page.get_by_role("heading", name="Corrections").click()
+    adf.click("button", "Leave out: rectangle")
+    view = "[...libstream.corrections.places][0].tile.view"
+    x0, y0, x1, y1 = adf.js(f"(() => {{ const b = {view}.root.getBoundingClientRect(); const a = {view}.toScreen(-0.4, 29.6); const c = {view}.toScreen(30.4, 36.4); return [b.left + a[1], b.top + a[0], b.left + c[1], b.top + c[0]] }})()")  # fmt: skip
+    mouse = adf.page.mouse
+    mouse.move(x0, y0)
+    mouse.down()
+    mouse.move(x1, y1, steps=4)
+    mouse.up()
+    adf.until("libstream.store.state.corrections.excluded > 0")
+    adf.settled()
+    adf.shot("left-out")
+    assert adf.state()["corrections"]["excluded"] == 31 * 7
+    frames = pattern().astype(float)
+    frames[..., 0:31, 30:37] = 0
+    r = np.hypot(*(np.indices((64, 64)) - 31.5))
+    assert np.array_equal(adf.array("a/adf/intensity"), frames[..., (r >= 12) & (r < 26)].sum(-1))
+    adf.click("button", "Leave nothing out")
+    adf.until("!libstream.store.state.corrections.excluded")
+
+
+def test_save_copy_and_history(adf: Window) -> None:
+    adf.click("button", "Save results")
+    toast = adf.page.locator(".toast", has_text="Saved to")
+    toast.wait_for()
+    saved = next((adf.serve.folder / "out").glob("scan*.h5"))
+    assert str(saved) in (toast.text_content() or "")
+    with adf.page.expect_download() as download:
+        adf.click("button", "Code, setups, history")
+        adf.click("menuitem", "Download notebook")
+    assert download.value.suggested_filename.endswith(".ipynb")
+    adf.page.get_by_role("region", name="Ring, Intensity", exact=True).get_by_role("button", name="More for this view").click()
+    with adf.page.expect_download() as download:
+        adf.click("menuitem", "Save image as PNG")
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+    adf.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    adf.click("button", "Code, setups, history")
+    adf.click("menuitem", "Copy as Python")
+    adf.page.locator(".toast", has_text="clipboard").wait_for()
+    assert "VirtualDetector" in adf.js("navigator.clipboard.readText()")
+    adf.click("button", "Past runs")
+    row = adf.page.locator("dialog.history li").first
+    row.wait_for()
+    adf.shot("history")
+    assert "scan.mib" in (row.text_content() or "")
+    row.get_by_role("button", name="Open again").click()
+    adf.until("libstream.store.source?.id > 1 && libstream.store.source.state === 'ready'")
+    adf.settled()
+
+
+def test_names_copies_and_other_displays(adf: Window) -> None:
+    page = adf.page
+    page.get_by_role("button", name="More for this analysis").click()
+    adf.click("menuitem", "Duplicate")
+    adf.until("libstream.store.state.order.length === 2")
+    page.get_by_role("button", name="More for this analysis").last.click()
+    adf.click("menuitem", "Rename…")
+    page.get_by_role("textbox", name="Name").fill("Outer ring")
+    page.keyboard.press("Enter")
+    adf.until("Object.values(libstream.store.state.analyses).some(a => a.title === 'Outer ring')")
+    for udf, params in (("CenterOfMass", {}), ("RadialProfile", {}), ("LocalMaxima", {"threshold": 25})):
+        adf.js(f"libstream.do('add', {{udf: '{udf}', params: {params}}}).then(r => libstream.select(r.id))")
+        adf.until(f"Object.values(libstream.store.state.analyses).some(a => a.udf === '{udf}')")
+    adf.settled()
+    adf.js("libstream.setCursor([4, 5])")
+    adf.until("document.querySelectorAll('.records circle').length > 0")
+    page.wait_for_timeout(400)
+    adf.shot("many-analyses")
+    peaks = adf.js("[...libstream.shapes.places][0].tile.points")
+    source = ls.open(adf.serve.folder / "data" / "scan.mib")
+    from libstream.udfs.maxima import LocalMaxima
+
+    found = ls.run(source, {"a": LocalMaxima(threshold=25)})["a"]["peaks"][4, 5]
+    assert sorted(map(tuple, peaks)) == sorted((int(p["y"]), int(p["x"])) for p in found)
+    page.get_by_role("region", name=re.compile("Deflection")).get_by_label("what is shown").select_option("y")
+    tile = page.get_by_role("region", name="Ring, Intensity", exact=True)
+    tile.get_by_role("button", name="More for this view").click()
+    adf.click("menuitem", "Pin for comparison")
+    adf.until("Object.keys(libstream.store.state.pins).length === 1")
+    tile.get_by_role("button", name="More for this view").click()
+    adf.click("menuitem", "Line profile")
+    tile.get_by_role("img", name=re.compile("Line profile")).wait_for()
+    tile.get_by_role("button", name=re.compile("Full size")).click()
+    page.wait_for_timeout(300)
+    adf.shot("line-profile-full-size")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Dark or light").click()
+    adf.shot("light")
+
+
+def test_values_under_the_pointer_are_exact(adf: Window) -> None:
+    view = "[...libstream.regions.places][0].tile.view"
+    x, y = adf.js(f"(() => {{ const b = {view}.root.getBoundingClientRect(); const a = {view}.toScreen(7, 11); return [b.left + a[1], b.top + a[0]] }})()")
+    adf.page.mouse.move(x, y)
+    value = int(adf.array("a/adf/intensity")[7, 11])
+    shown = wait_for(lambda: adf.page.get_by_role("region", name="Ring, Intensity", exact=True).locator(".readout").text_content())
+    assert "y 7, x 11" in shown and shown.replace(" ", "").endswith(str(value))
+    adf.page.mouse.wheel(0, -600)
+    adf.until(f"{view}.zoom > 2")
+    adf.page.mouse.move(x + 1, y)
+    assert "y 7, x 11" in (adf.page.get_by_role("region", name="Ring, Intensity", exact=True).locator(".readout").text_content() or ""), "zoom keeps the point"
+
+
+def test_a_narrow_window_has_a_drawer(adf: Window) -> None:
+    adf.page.set_viewport_size({"width": 640, "height": 800})
+    assert not adf.page.get_by_role("button", name="Add analysis").is_visible()
+    adf.click("button", "Analyses and parameters")
+    adf.page.get_by_role("button", name="Add analysis").wait_for()
+    adf.page.wait_for_timeout(200)
+    adf.shot("narrow")
+    assert adf.page.get_by_text("connected", exact=True).is_visible()
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("entry", realdata.ids("mib")[:1])
+def test_a_real_merlin_file(entry: str, serve: Starts, window: Opens) -> None:
+    path = realdata.path(realdata.dataset(entry), suffix=".mib")
+    server = serve("--fresh", "--root", str(path.parent))
+    w = window(server)
+    w.click("button", "File…")
+    w.click("button", path.parent.name)
+    w.page.get_by_role("option", name=re.compile(f"^{re.escape(path.name)}")).dblclick()
+    w.until("libstream.store.source?.state === 'ready'")
+    w.until("libstream.link.array('frame/mean')?.values || libstream.link.array('frame')?.values")
+    w.page.wait_for_timeout(500)
+    w.shot("real-merlin-file")
+    assert w.state()["source"]["sig"] == list(ls.open(path).meta.shape.sig)
