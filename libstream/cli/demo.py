@@ -1,22 +1,19 @@
-"""`libstream demo`: the main job, without any hardware: a simulated detector streams, UDFs process it live."""
+"""`libstream demo`: the main job, without any hardware: a simulated detector streams, UDFs process it live, the page shows it."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
-import subprocess
 import sys
+import time
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from libstream import api
-from libstream.cli._liveline import LiveLine
+from libstream.cli._demoparts import PATIENCE_S, Detector, Server
 from libstream.cli._mib import MibWriter
 from libstream.cli._udfargs import UdfArg, make_udfs
 from libstream.cli.command import FAILED, OK, Command, say, size, tell
@@ -24,8 +21,8 @@ from libstream.cli.progress import Progress
 from libstream.errors import LibstreamError, NotInstalledError
 
 _EXAMPLES = """\
-  libstream demo                       writes ./demo-output, and opens the picture at the end
-  libstream demo --headless            the same without opening anything; ends by itself with a summary
+  libstream demo                       opens the page: a scan every few seconds, until Ctrl-C
+  libstream demo --headless            one scan through the page's interface; compares, saves, ends with a summary
   libstream demo --loss 0.01           a detector that loses frames"""
 
 _PIECE = 64  # frames made at a time
@@ -34,11 +31,13 @@ _UDFS = (
     UdfArg("CenterOfMass", "com"),
     UdfArg("Sum", "sum"),
 )
-_START_S = 60.0
+_PAUSE_S = 3.0
+_FOR_EVER = 1_000_000
+_LOOK_S = 0.2
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--headless", action="store_true", help="open nothing")
+    parser.add_argument("--headless", action="store_true", help="open no page; end after one scan with a summary")
     parser.add_argument("--dir", type=Path, default=Path("demo-output"), metavar="DIR", help="folder to write to (default: demo-output)")
     parser.add_argument("--size", type=_size, default=64, metavar="N", help="scan of N × N positions (default: 64; a position is 131 kB)")
     parser.add_argument("--rate", type=float, default=2000.0, metavar="FPS", help="frames the detector sends per second (default: 2000)")
@@ -54,92 +53,96 @@ def _size(text: str) -> int:
 def _run(args: argparse.Namespace) -> int:
     folder: Path = args.dir
     folder.mkdir(parents=True, exist_ok=True)
-    scan, saved, picture = folder / "scan.mib", folder / "live.h5", folder / "live.png"
-    n = args.size
+    scan, n = folder / "scan.mib", args.size
     say(f"1. a simulated 4D-STEM scan: {n} × {n} positions, frames of 256 × 256 pixels of 16 bit, as a Merlin file")
     step, pixel = _write_scan(scan, n)
     say(f"   {scan}, {size(scan.stat().st_size)}\n")
     calibration = {"scan_step": step, "pixel": pixel}
-
+    options = {"scan": [n, n], **calibration}
     say("2. a simulated DECTRIS detector, a program of its own, streams it over ZeroMQ:")
-    udfs = make_udfs(_UDFS)
-    with _detector(scan, args) as (url, sender):
-        say(f"   {url}, {args.rate:,.0f} frames/s, frames compressed with bitshuffle-LZ4\n")
-        say("3. three UDFs process it while it comes, in one pass:")
-        with api.connect(url, scan=(n, n), **calibration) as live:
-            acquisition = live.wait(_START_S)
-            if acquisition is None:
-                raise LibstreamError(
-                    f"the simulated detector sent nothing within {_START_S:g} s: {'; '.join(live.problems) or 'no message'}"
-                )
-            result = _watch(live, acquisition, udfs)
-        said = sender()
-    ledger = result.ledger
-    say(f"   {acquisition.state}: {ledger['processed']:,} of {ledger['announced']:,} positions, {ledger['received']:,} frames received")
-    say(f"   ledger: {', '.join(f'{v:,} {k}' for k, v in ledger.items() if v)}")
-    say(f"   the detector says: {said}\n")
+    repeat, pause = (1, 0.0) if args.headless else (_FOR_EVER, _PAUSE_S)
+    with Server(folder) as server, Detector(scan, rate=args.rate, loss=args.loss, repeat=repeat, pause_s=pause) as detector:
+        say(
+            f"   {detector.url}, {args.rate:,.0f} frames/s, compressed with bitshuffle-LZ4" + ("" if args.headless else ", again and again")
+        )
+        say("\n3. three UDFs process it while it comes:")
+        server.call("PUT", "source", {"uri": detector.url, "options": options})
+        for udf in _UDFS:
+            server.call("POST", "analyses", {"udf": udf.spec, "id": udf.key, "params": udf.params})
+        if not args.headless:
+            server.call("POST", "cmd/release_control", {})  # the page takes it
+            return _show(server)
+        _watch(server)
+        data = server.call("GET", "results.h5")
+        sent = detector.account()
+    saved = folder / "live.h5"
+    saved.write_bytes(data)
+    return _finish(api.load_result(saved), sent, scan, saved, calibration, args)
 
+
+def _show(server: Server) -> int:
+    """Open the page, and stay until Ctrl-C."""
+    say(f"   watch it at {server.link}")
+    if _has_screen():
+        webbrowser.open(server.link)
+    else:
+        say("   (no screen here: open this address in a browser)")
+    say("   drag the ring over the diffraction pattern: the image follows. Ctrl-C ends")
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        say("\nended")
+    return OK
+
+
+def _watch(server: Server) -> None:
+    """Wait until the scan is over and all analyses have seen it; say how it stands."""
+    end = time.monotonic() + 10 * PATIENCE_S
+    said = time.monotonic()
+    while time.monotonic() < end:
+        found = server.call("GET", "status")
+        state, ledger = found["state"], found["stat"]["ledger"] or {}
+        live, analyses = state["live"] or {}, state["analyses"]
+        failed = [a["error"]["message"] for a in analyses.values() if a["error"]]
+        if failed or live.get("state") == "failed":
+            raise LibstreamError(f"the analyses failed: {'; '.join(failed) or live.get('reason')}")
+        over = live.get("run_state") in ("done", "incomplete", "failed")
+        if over and analyses and all(a["state"] in ("done", "incomplete") for a in analyses.values()):
+            return
+        if time.monotonic() - said > 2:
+            said = time.monotonic()
+            tell(f"   {ledger.get('processed', 0):,} of {ledger.get('announced', 0):,} positions")
+        time.sleep(_LOOK_S)
+    raise LibstreamError(f"the scan did not end within {10 * PATIENCE_S:g} s")
+
+
+def _finish(result: Any, sent: dict[str, Any], scan: Path, saved: Path, calibration: dict[str, str], args: argparse.Namespace) -> int:
+    """Compare with the file, draw, and say what came of it."""
+    n, ledger, folder = args.size, result.ledger, args.dir
+    state = result.run.get("acquisition", {}).get("state", "")
+    say(f"   {state}: {ledger['processed']:,} of {ledger['announced']:,} positions, {ledger['received']:,} frames received")
+    say(f"   ledger: {', '.join(f'{v:,} {k}' for k, v in ledger.items() if v)}")
+    say(f"   the detector says: {sent['sent']:,} frames sent, {len(sent['lost']):,} lost on purpose\n")
     say("4. the same UDFs over the file, afterwards:")
-    offline = api.run(api.open(scan, **calibration), udfs)
-    wrong = _differences(result, offline)
+    wrong = _differences(result, api.run(api.open(scan, **calibration), make_udfs(_UDFS)))
     if wrong:
         tell(f"libstream: live and offline differ: {', '.join(wrong)}. This is a bug; please report it")
         return FAILED
     where = "every value" if result.valid.all() else f"every value at the {int(result.valid.sum()):,} positions that arrived"
     say(f"   live and offline are equal, bit for bit, in {where}\n")
-
-    result.save(saved)
-    drawn = _draw(result, picture)
+    drawn = _draw(result, folder / "live.png")
     say(f"5. saved: {saved}" + (f", {drawn}" if drawn else "; no picture (pip install libstream[plot])"))
-    if drawn is not None and not args.headless and _has_screen():
-        webbrowser.open(drawn.resolve().as_uri())
-    options = f"--scan-step '{step}' --pixel '{pixel}'"
+    given = " ".join(f"--{k.replace('_', '-')} '{v}'" for k, v in calibration.items())
     say(f"""
 what to try next: a detector that loses frames in one terminal, and in another one what sees it
   libstream replay {scan} --to dectris://127.0.0.1:9999 --loss 0.01
   libstream listen dectris://127.0.0.1:9999 --scan {n},{n} --udf Sum --count 1 -o sum.h5
 and with the file
-  libstream run {scan} {options} --udf bf=VirtualDetector -p outer='8 mrad' -o bf.h5 --plot bf.png
+  libstream run {scan} {given} --udf bf=VirtualDetector -p outer='8 mrad' -o bf.h5 --plot bf.png
   libstream rerun bf.h5
   libstream new-udf Brightest      # then: libstream run {scan} --udf brightest.py:Brightest -p threshold=10 --plot brightest.png
   libstream plugins udfs""")
     return OK
-
-
-@contextlib.contextmanager
-def _detector(scan: Path, args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """A process that serves the scan as a detector: (its address, a call that waits for its end and gives its account)."""
-    command = [
-        sys.executable, "-m", "libstream", "replay", str(scan), "--to", "dectris://127.0.0.1:0", "--rate", str(args.rate), "--json",
-        "--loss", str(args.loss), "--seed", "1",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        first = process.stderr.readline()  # type: ignore[union-attr]
-        if "tcp://" not in first:
-            rest = process.stderr.read()  # type: ignore[union-attr]
-            raise LibstreamError(f"the simulated detector did not start: {(first + rest).strip()}")
-        port = first.partition("tcp://127.0.0.1:")[2].partition(";")[0].strip()
-
-        def account() -> str:
-            out, _ = process.communicate(timeout=_START_S)
-            (run,) = json.loads(out)["runs"]
-            return f"{run['sent']:,} frames sent, {len(run['lost']):,} lost on purpose"
-
-        yield f"dectris://127.0.0.1:{port}", account
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate()
-
-
-def _watch(live: Any, acquisition: Any, udfs: dict[str, Any]) -> Any:
-    """Run, and show how it stands."""
-    job = api.start(acquisition, udfs)
-    with LiveLine(f"   run {acquisition.run}") as line:
-        for _ in job.results():
-            line.show(live.status(), job.progress, acquisition)
-    return job.wait()
 
 
 def _differences(live: Any, offline: Any) -> list[str]:
@@ -190,4 +193,4 @@ def _has_screen() -> bool:
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-COMMAND = Command("try it: a simulated detector streams, three UDFs process it live", _configure, _run, _EXAMPLES)
+COMMAND = Command("try it: a simulated detector streams, UDFs process it live, the page shows it", _configure, _run, _EXAMPLES)
