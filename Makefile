@@ -18,7 +18,7 @@ KERNELS := $(wildcard libstream/kernels/*.py udfs/*.py udfs/kernels/*.py)
 .NOTPARALLEL:
 
 help:
-	@echo "make demo      a simulated detector streams, three UDFs process it live, result and picture are written (ARGS=... are passed on)"
+	@echo "make demo      a simulated detector streams, UDFs process it live, a page shows it (ARGS=--headless: one scan and a summary)"
 	@echo "make test      all tests (ARGS=... are passed to pytest)"
 	@echo "make check     what CI does after the tests: lint, types, import contracts, packaging"
 	@echo "make docs      write docs/reference anew from the docstrings"
