@@ -348,7 +348,7 @@ def _arm(c: Context, settings: dict[str, Any] | None = None) -> Any:
 
 @command()
 def _trigger(c: Context) -> Any:
-    _following(c).live.trigger()
+    _following(c).detector.trigger()
 
 
 @command()

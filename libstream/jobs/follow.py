@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from libstream import api
-from libstream.errors import LibstreamError
+from libstream.errors import LibstreamError, UsageError
 from libstream.jobs import sources
+from libstream.live.watch import WatchedAcquisition
 from libstream.model.result import Result
 
 if TYPE_CHECKING:
     from libstream.jobs.session import Session
 
+Acquired = api.Acquisition | WatchedAcquisition
 POLL_S = 0.2
 LEDGER = ("announced", "processed", "dropped", "missing", "corrupt", "received", "duplicate", "late", "surplus", "foreign")
 
@@ -22,10 +24,10 @@ LEDGER = ("announced", "processed", "dropped", "missing", "corrupt", "received",
 class Follow:
     """Takes the acquisitions of `live` as they come and gives them to the session. A thread of its own, ended by `close`."""
 
-    def __init__(self, session: Session, live: api.LiveSource) -> None:
+    def __init__(self, session: Session, live: api.LiveSource | sources.Growing) -> None:
         self._session, self.live = session, live
         self.follow = True
-        self.acquisition: api.Acquisition | None = None
+        self.acquisition: Acquired | None = None
         self.number = 0
         self.armed = False
         self._told = 0
@@ -47,15 +49,22 @@ class Follow:
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
+    @property
+    def detector(self) -> api.LiveSource:
+        """What can be commanded. Raises UsageError for a file that is watched."""
+        if not isinstance(self.live, api.LiveSource):
+            raise UsageError(f"{self.live.uri} is a file: there is no detector to command")
+        return self.live
+
     def arm(self, settings: dict[str, Any]) -> Any:
         """Arm the detector; the number of the run, where it says one."""
-        run = self.live.arm(**settings)
+        run = self.detector.arm(**settings)
         self.armed = True
         return run
 
     def disarm(self) -> None:
         """Stop the detector."""
-        self.live.disarm()
+        self.detector.disarm()
         self.armed = False
 
     # -- for whoever looks ---------------------------------------------------------------------------------------------
@@ -63,9 +72,10 @@ class Follow:
     def json(self) -> dict[str, Any]:
         """As a part of the state."""
         a = self.acquisition
+        can_arm = isinstance(self.live, api.LiveSource) and self.live.detector.controller is not None
         return {
-            "state": self.live.state, "url": self.live.uri, "can_arm": self.live.detector.controller is not None, "armed": self.armed,
-            "acquisition": self.number, "run": None if a is None else str(a.run), "run_state": None if a is None else a.state,
+            "state": self.live.state, "url": self.live.uri, "can_arm": can_arm, "armed": self.armed,
+            "acquisition": self.number, "run": None if a is None else run_of(a), "run_state": None if a is None else a.state,
             "reason": "" if a is None else a.reason, "follow": self.follow,
         }  # fmt: skip
 
@@ -106,7 +116,7 @@ class Follow:
                 self._take(found)
         self._look()
 
-    def _take(self, acquisition: api.Acquisition) -> None:
+    def _take(self, acquisition: Acquired) -> None:
         """Process one acquisition until it is over and everything of it was processed."""
         session = self._session
         self.number += 1
@@ -133,15 +143,15 @@ class Follow:
             self._closed.wait(POLL_S / 4)
         if not self._closed.is_set():
             level = "info" if acquisition.state == "done" else "warning"
-            session.say(level, f"run {acquisition.run}: {acquisition.state}{f', {acquisition.reason}' if acquisition.reason else ''}")
+            session.say(level, f"run {run_of(acquisition)}: {acquisition.state}{f', {acquisition.reason}' if acquisition.reason else ''}")
 
-    def _begin(self, acquisition: api.Acquisition) -> None:
+    def _begin(self, acquisition: Acquired) -> None:
         if self._closed.is_set():
             return
         self._session.records.over()
         self.acquisition = acquisition
         self._session.begin(acquisition, "live")
-        self._session.say("info", f"run {acquisition.run}: {sources.name_of(self.live.uri)} {acquisition.meta.shape}")
+        self._session.say("info", f"run {run_of(acquisition)}: {sources.name_of(self.live.uri)} {acquisition.meta.shape}")
 
     def _look(self) -> None:
         """Tell the session what changed."""
@@ -156,3 +166,8 @@ class Follow:
             self._told = count
             if problems:
                 self._session.say("warning", problems[-1])
+
+
+def run_of(acquisition: Acquired) -> str:
+    """The detector's number of an acquisition; a file has one."""
+    return str(acquisition.run) if isinstance(acquisition, api.Acquisition) else "1"

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from libstream.api import Acquisition
 from libstream.errors import LibstreamError, UsageError
 from libstream.jobs.history import ENTRIES, Entry, thumbnail
 from libstream.jobs.keep import Keep
@@ -154,7 +155,9 @@ class Records:
         follow = self._session.follow
         if follow is None:
             return {"uri": uri, "options": options}
-        if options.get("record") is None or follow.acquisition is None:
+        if options.get("watch"):
+            return {"uri": uri, "options": {k: v for k, v in options.items() if k not in ("watch", "frames", "stall_timeout_s", "poll_s")}}
+        if options.get("record") is None or not isinstance(follow.acquisition, Acquisition):
             return None
         scan = {k: v for k, v in options.items() if k in OF_THE_SCAN}
         return {"uri": str(options["record"]), "options": {**scan, "run": follow.acquisition.run}}

@@ -150,7 +150,7 @@ class Session:
     def _open(self, uri: str, options: dict[str, Any]) -> int:
         self._leave()
         self.number += 1
-        kind = "live" if sources.is_live(uri) else "file"
+        kind = "live" if sources.is_live(uri, options) else "file"
         self._source_json = sources.unarmed(uri, kind, self.number, "opening", options)
         self.changed()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from libstream.contracts.source import FrameSource, OpensFolders
 from libstream.errors import LibstreamError, UsageError
 from libstream.jobs.arrays import plain
 from libstream.jobs.outputs import axis_json
+from libstream.live.watch import WatchedAcquisition, WatchedFile
 from libstream.model.source import SourceMeta
 
 OPEN_OPTIONS = ("format", "scan", "frame", "sync_offset", "scan_step", "pixel", "centre", "rotation_deg", "channel", "io")
@@ -26,10 +28,12 @@ LIVE_OPTIONS = (
 )  # fmt: skip
 
 
-def is_live(uri: str) -> bool:
-    """True for the address of a detector."""
+def is_live(uri: str, options: Mapping[str, Any] | None = None) -> bool:
+    """True for the address of a detector, and for a file that is to be watched while it is written (option `watch`)."""
     scheme, sep, _ = uri.partition("://")
-    return bool(sep) and scheme in {p.name for p in registry.plugins("detectors")}
+    if not sep:
+        return bool((options or {}).get("watch"))
+    return scheme in {p.name for p in registry.plugins("detectors")}
 
 
 def is_address(uri: str) -> bool:
@@ -44,9 +48,52 @@ def open_file(uri: str, options: Mapping[str, Any]) -> FrameSource:
     return source
 
 
-def connect(uri: str, options: Mapping[str, Any]) -> api.LiveSource:
-    """Connect to a detector. Raises what `ls.connect` raises."""
-    return api.connect(uri, **_checked(options))
+def connect(uri: str, options: Mapping[str, Any]) -> api.LiveSource | Growing:
+    """Connect to a detector, or watch a file. Raises what `ls.connect` and `ls.watch` raise."""
+    given = _checked(options)
+    if given.pop("watch", False):
+        return Growing(api.watch(uri, **given))
+    return api.connect(uri, **given)
+
+
+class Growing:
+    """A file that is being written, as a detector with one acquisition."""
+
+    def __init__(self, watched: WatchedFile) -> None:
+        self.uri, self._watched, self._taken = watched.uri, watched, False
+        self._acquisition: WatchedAcquisition | None = None
+        self._closed = threading.Event()
+
+    def wait(self, timeout_s: float) -> WatchedAcquisition | None:
+        """Its acquisition, once; None after `timeout_s` seconds. Raises LibstreamError when closed."""
+        if self._acquisition is not None:
+            if self._closed.wait(timeout_s):
+                raise LibstreamError(f"{self.uri} is closed")
+            return None
+        self._acquisition = self._watched.wait(timeout_s)
+        if self._acquisition is not None:
+            self._acquisition.keeps_going = True
+        return self._acquisition
+
+    @property
+    def state(self) -> str:
+        """waiting, running or closed; "waiting" too when all is there."""
+        state = self._watched.state
+        return state if state in ("running", "closed") else "waiting"
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """None: a file has no messages."""
+        return ()
+
+    def status(self) -> dict[str, Any]:
+        """As that of a `LiveSource`, as far as a file has such things."""
+        return {"fill": 0.0, "blocked": False, "problems": 0, "recorded_bytes": 0, "recording_error": None}
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        self._watched.close()
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,6 +227,8 @@ def frame_at(source: FrameSource, at: tuple[int, ...] | None, channel: str | Non
 
 def newest(source: FrameSource) -> int:
     """Flat position of the frame that arrived last; 0 for stored frames."""
+    if isinstance(source, WatchedAcquisition):
+        return max(0, min(source.n_arrived, source.meta.shape.n_positions) - 1)
     return (source.newest or 0) if isinstance(source, api.Acquisition) else 0
 
 

@@ -170,3 +170,30 @@ def test_a_recorded_acquisition_is_run_again(tmp_path: Path) -> None:
         assert np.array_equal(page.arrays["a/adf/intensity"], adf(outer=8))
 
     run(test, tmp_path)
+
+
+def test_a_file_is_watched_while_it_is_written(tmp_path: Path) -> None:
+    async def test(s: Served, page: Page, detector: Detector) -> None:
+        path = s.folder / "growing.raw"
+        data = FRAMES.astype("<u2").tobytes()
+        with path.open("wb", buffering=0) as file:
+            options = {"watch": True, "format": "raw", "dtype": "<u2", "frame": [24, 24], "scan": NAV}
+            await page.cmd("open", uri="growing.raw", options=options)
+            assert page.state["source"]["state"] == "waiting"
+            file.write(data[: len(data) // 2 + 100])
+            await page.until(lambda: topic(page) and np.isfinite(page.arrays["a/adf/intensity"]).sum() == 160)
+            assert page.state["live"]["run_state"] == "running"
+            await page.sub("frame")
+            await page.until(lambda: "frame" in page.arrays)
+            assert np.array_equal(page.arrays["frame"], FRAMES.reshape(-1, 24, 24)[159])
+            file.write(data[len(data) // 2 + 100 :])
+        await page.until(lambda: page.state["live"]["run_state"] == "done" and page.state["analyses"]["adf"]["state"] == "done")
+        await page.until(lambda: topic(page)["final"])
+        assert np.array_equal(page.arrays["a/adf/intensity"], adf(outer=8))
+        with pytest.raises(RuntimeError, match="no detector"):
+            await page.cmd("trigger")
+        await page.until(lambda: page.state["history"])
+        await page.cmd("history_open", id=page.state["history"][0]["id"])
+        await page.until(lambda: page.state["source"]["kind"] == "file" and page.state["analyses"]["adf"]["state"] == "done")
+
+    run(test, tmp_path)
