@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from libstream.errors import UsageError
 from libstream.jobs.catalog import Catalog
@@ -15,6 +16,7 @@ from libstream.web_gui.auth import checked_token, new_token
 def web(
     *,
     source: str | None = None,
+    source_options: Mapping[str, Any] | None = None,
     token: str | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -28,12 +30,14 @@ def web(
     state: Path | None = None,
     version: str = "",
     threads: int = 0,
+    executor: str = "threads",
     restore: bool = True,
     browser: bool = True,
 ) -> Callable[[Callable[[str], None]], Awaitable[bool]]:
     """A function that serves, given one that is told the link; its result is False where a UDF could not be stopped.
 
-    token: None for a random one. state: folder for setups and what was open last, None = nowhere. The other arguments are those of
+    source_options: as for `ls.open` or `ls.connect`. token: None for a random one. state: folder for setups and what was open last,
+    None = nowhere. The other arguments are those of
     `libstream serve`. Raises UsageError for what cannot work, before anything is started.
     """
     from libstream.web_gui.server import Options, is_loopback, run
@@ -50,11 +54,12 @@ def web(
             "SSH tunnel; --insecure listens without encryption all the same"
         )
     catalog = Catalog(own_udfs)
+    first = None if source is None else (source, dict(source_options or {}))
 
     async def serve(ready: Callable[[str], None]) -> bool:
-        session = Session(catalog=catalog, keep=None if state is None else Keep(state), out=out)
+        session = Session(catalog=catalog, keep=None if state is None else Keep(state), out=out, executor=executor)
         try:
-            return await run(session, options, ready, first=source, restore=restore, browser=browser)
+            return await run(session, options, ready, first=first, restore=restore, browser=browser)
         except BaseException:
             session.close()
             raise

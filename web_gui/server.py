@@ -6,6 +6,7 @@ import asyncio
 import platform
 import re
 import ssl
+import sys
 import threading
 import time
 import webbrowser
@@ -35,6 +36,7 @@ STATE_S = 0.015
 """Least time between two patches of the state: a detector that is dragged changes it at every move."""
 STAT_S = 0.25
 LAG_S = 0.05
+SWITCH_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -301,13 +303,23 @@ def rss_bytes() -> int | None:
         return None
 
 
-async def run(session: Session, options: Options, ready: Callable[[str], None], *, first: str | None, restore: bool, browser: bool) -> bool:
-    """Serve until Ctrl-C or SIGTERM; False where a UDF could not be stopped. first: a source to open.
+async def run(
+    session: Session,
+    options: Options,
+    ready: Callable[[str], None],
+    *,
+    first: tuple[str, dict[str, Any]] | None,
+    restore: bool,
+    browser: bool,
+) -> bool:
+    """Serve until Ctrl-C or SIGTERM; False where a UDF could not be stopped. first: a source to open, and options for it.
 
     restore: open what was open last, where `first` is None. ready: called with the link.
     """
     import signal
 
+    # a UDF in plain Python keeps the interpreter for so long before the loop gets its turn; the usual 5 ms add up, one for each worker
+    sys.setswitchinterval(SWITCH_S)
     server = Server(session, options)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -319,7 +331,7 @@ async def run(session: Session, options: Options, ready: Callable[[str], None], 
             except (NotImplementedError, RuntimeError):  # Windows: Ctrl-C raises KeyboardInterrupt
                 continue
         ready(link)
-        opening = (first, {}) if first is not None else session.records.last() if restore else None
+        opening = first if first is not None else session.records.last() if restore else None
         if opening is not None:
             server.pool.submit(_open, server, *opening, first is not None)
         if browser:

@@ -11,13 +11,14 @@ from typing import Any
 
 import libstream
 from libstream import api, config, registry
+from libstream.cli._openargs import add_open_arguments, open_options
 from libstream.cli.command import OK, Command, say, tell
 from libstream.errors import UsageError
 
 _EXAMPLES = """\
   libstream serve                                 opens a page in the browser; what was open last is opened again
   libstream serve scan.mib --root /data           a file, and a folder whose files the page may open
-  libstream serve dectris://eiger:9999 --udfs my-udfs/
+  libstream serve dectris://eiger:9999 --scan 256,256 --udfs my-udfs/
   ssh -L 8123:localhost:8123 em-pc libstream serve --port 8123 --no-browser      from elsewhere: open the link it prints
 
 Only this machine is listened to unless --host says otherwise. The link holds a token: whoever has it may use the page, and with it
@@ -43,6 +44,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--udfs", type=Path, metavar="DIR", help="folder with UDFs of your own (.py files, read again when they are saved)")
     what.add_argument("-o", dest="out", type=Path, default=Path("libstream-results"), metavar="DIR", help="folder for results")
+    what.add_argument("--executor", default="threads", metavar="NAME", help="where UDFs run: threads (default), processes, ...")
+    add_open_arguments(parser)
     parser.add_argument("--no-browser", action="store_true", help="only print the link")
     parser.add_argument("--fresh", action="store_true", help="do not open what was open last")
 
@@ -64,6 +67,10 @@ def _token(args: argparse.Namespace) -> str | None:
 
 def _run(args: argparse.Namespace) -> int:
     source: str | None = args.source
+    if source is None and open_options(args):
+        raise UsageError("options for opening were given, and no SOURCE")
+    if args.executor.partition("://")[0] not in [p.name for p in registry.plugins("executors")]:
+        raise UsageError(f"no executor {args.executor!r}; installed are {', '.join(p.name for p in registry.plugins('executors'))}")
     roots: list[Path] = list(args.roots)
     if source is not None and "://" not in source:
         path = Path(source).resolve()
@@ -72,7 +79,8 @@ def _run(args: argparse.Namespace) -> int:
         source = str(path)
         roots.append(path.parent)
     made = registry.load("servers", "web")(
-        source=source, token=_token(args), host=args.host, port=args.port, roots=tuple(roots or [Path.cwd()]),
+        source=source, source_options=open_options(args), executor=args.executor, token=_token(args), host=args.host, port=args.port,
+        roots=tuple(roots or [Path.cwd()]),
         allow_hosts=tuple(args.allow_host), certfile=args.certfile, keyfile=args.keyfile, insecure=args.insecure, own_udfs=args.udfs,
         out=args.out, state=config.state_dir(), version=libstream.__version__, threads=config.n_workers(), restore=not args.fresh,
         browser=not args.no_browser,

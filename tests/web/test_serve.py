@@ -34,14 +34,14 @@ def ask(link: str, path: str) -> dict:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_it_prints_a_link_serves_and_ends(tmp_path: Path, how: signal.Signals) -> None:
     np.save(tmp_path / "scan.npy", np.ones((4, 5, 8, 8), np.uint16))
-    process = start(tmp_path, "scan.npy", "--port", "0")
+    process = start(tmp_path, "scan.npy", "--port", "0", "--scan", "5,4", "--executor", "processes")
     try:
         link = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{32}", link)
         end = time.monotonic() + 30
         while (source := ask(link, "/api/source")["source"]) is None or source["state"] == "opening":
             assert time.monotonic() < end
-        assert source["nav"] == [4, 5]
+        assert source["nav"] == [5, 4]
         assert ask(link, "/api/files")["path"] == str(tmp_path)
         process.send_signal(how)
         out, err = process.communicate(timeout=15)
@@ -81,6 +81,8 @@ def test_a_second_start_opens_what_was_open(tmp_path: Path) -> None:
         (["--certfile", "gone.pem"], 2, "gone.pem"),
         (["--keyfile", "gone.pem"], 2, "--certfile"),
         (["--port", "70000"], 2, "port"),
+        (["--scan", "4,4"], 2, "no SOURCE"),
+        (["--executor", "magic"], 2, "installed are"),
         (["--token", TOKEN, "--token-file", "x"], 2, "one is enough"),
     ],
 )
