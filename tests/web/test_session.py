@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,77 +15,7 @@ from libstream.errors import LibstreamError, ParameterError, UsageError
 from libstream.jobs.catalog import Catalog
 from libstream.jobs.keep import Keep
 from libstream.jobs.session import Session
-
-FRAMES = np.random.default_rng(1).poisson(5, (8, 9, 16, 16)).astype(np.uint16)
-
-OWN = '''
-import threading
-import numpy as np
-import libstream as ls
-
-class Scaled(ls.UDF):
-    """Sum times a factor."""
-    factor: float = 2.0
-    def outputs(self):
-        return {"value": ls.nav("float64")}
-    def process_frame(self, frame, out):
-        out.value[...] = FACTOR * self.factor * frame.sum()
-
-class Raises(ls.UDF):
-    limit: int = 5
-    def outputs(self):
-        return {"value": ls.nav("float64")}
-    def process_frame(self, frame, out, at):
-        if at.index >= self.limit and frame.any():
-            raise ValueError("this is too much")
-        out.value[...] = 1
-
-class Slow(ls.UDF):
-    seconds: float = 0.01
-    def outputs(self):
-        return {"value": ls.nav("float64")}
-    def process_frame(self, frame, out):
-        import time
-        if frame.any():
-            time.sleep(self.seconds)
-        out.value[...] = 1
-'''
-
-
-def wait(condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
-
-
-def settled(s: Session, *ids: str) -> None:
-    wait(lambda: not s.pending and not s.runner.running and all(s.view()["analyses"][i]["state"] not in ("running", "idle") for i in ids))
-
-
-@pytest.fixture
-def scan(tmp_path: Path) -> str:
-    np.save(tmp_path / "scan.npy", FRAMES)
-    return str(tmp_path / "scan.npy")
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Path:
-    folder = tmp_path / "udfs"
-    folder.mkdir()
-    (folder / "mine.py").write_text(OWN.replace("FACTOR", "1"))
-    return folder
-
-
-@pytest.fixture
-def session(tmp_path: Path, own: Path) -> Iterator[Session]:
-    s = Session(catalog=Catalog(own), keep=Keep(tmp_path / "state"), out=tmp_path / "out")
-    yield s
-    assert s.close()
-
-
-def array(s: Session, topic: str) -> np.ndarray:
-    return s.store.get(topic).array
+from tests.web.sessions import FRAMES, OWN, array, settled, wait
 
 
 def test_what_is_shown_is_what_a_run_gives(session: Session, scan: str) -> None:
@@ -211,24 +139,6 @@ def test_cancel_stops_the_work_and_auto_off_waits(session: Session, scan: str) -
     wait(lambda: session.view()["analyses"][slow]["state"] == "done")
 
 
-def test_the_next_file_takes_the_analyses_along(session: Session, scan: str, tmp_path: Path) -> None:
-    session.analyses.add("Sum", id="sum")
-    session.open(scan)
-    settled(session, "sum")
-    np.save(tmp_path / "other.npy", FRAMES[:, :, :8])
-    session.open(str(tmp_path / "other.npy"))
-    settled(session, "sum")
-    assert array(session, "a/sum/sum").shape == (8, 16)
-    wait(lambda: [e["name"] for e in session.view()["history"]] == ["other.npy", "scan.npy"])
-    view = session.view()
-    past = view["history"][1]
-    assert past["processed"] == 72
-    assert np.array_equal(array(session, past["results"][0]["topic"]), FRAMES.sum(axis=(0, 1)))
-    session.records.reopen(past["id"])
-    settled(session, "sum")
-    assert session.view()["source"]["name"] == "scan.npy"
-
-
 def test_a_source_that_cannot_be_opened_is_told(session: Session, tmp_path: Path) -> None:
     (tmp_path / "bad.npy").write_bytes(b"nothing")
     with pytest.raises((LibstreamError, OSError)):
@@ -237,26 +147,6 @@ def test_a_source_that_cannot_be_opened_is_told(session: Session, tmp_path: Path
     assert session.view()["log"][-1]["level"] == "error"
     with pytest.raises(UsageError, match="nothing is open"):
         session.frame([0, 0])
-
-
-def test_saved_files_hold_all_results(session: Session, scan: str) -> None:
-    session.open(scan)
-    session.analyses.add("Sum", id="sum")
-    session.analyses.add("VirtualDetector", {"outer": 4}, id="bf")
-    settled(session, "sum", "bf")
-    session.analyses.set("bf", {"outer": 5})  # now it has a run of its own
-    settled(session, "bf")
-    loaded = ls.load_result(session.records.save())
-    assert np.array_equal(loaded["bf"]["intensity"], ls.run(ls.open(scan), ls.udfs.VirtualDetector(outer=5))["intensity"])
-    assert np.array_equal(loaded["sum"]["sum"], FRAMES.sum(axis=(0, 1)))
-    assert loaded.run["udfs"]["bf"]["params"]["outer"] in (5, 5.0, "5 px")
-    assert loaded.complete
-    with pytest.raises(UsageError):
-        session.records.save("../x")
-    assert session.records.save("mine").name == "mine.h5"
-    with pytest.raises(UsageError, match="exists"):
-        session.records.save("mine.h5")
-    wait(lambda: session.view()["history"][0]["saved"].endswith("mine.h5"))
 
 
 def test_own_udfs_are_read_again_and_a_broken_file_changes_nothing(session: Session, scan: str, own: Path) -> None:
@@ -279,32 +169,6 @@ def test_own_udfs_are_read_again_and_a_broken_file_changes_nothing(session: Sess
     assert session.view()["udfs"]["errors"] == []
 
 
-def test_setups_and_the_last_state_come_back(session: Session, scan: str, tmp_path: Path) -> None:
-    session.open(scan)
-    session.analyses.add("VirtualDetector", {"inner": 3, "outer": "6 px"}, id="adf", title="Dark field")
-    session.records.set_layout({"tiles": ["a"]})
-    session.records.save_setup("mine / yours".replace("/", "and"))
-    settled(session, "adf")
-    session.close()
-    again = Session(keep=Keep(tmp_path / "state"), out=tmp_path / "out")
-    try:
-        assert [x["name"] for x in again.view()["setups"]] == ["mine and yours"]
-        uri, options = again.records.last()
-        again.open(uri, options)
-        a = again.view()["analyses"]["adf"]
-        assert (a["title"], a["params"]["inner"], a["params"]["outer"]) == ("Dark field", 3, 6)
-        assert again.view()["layout"] == {"tiles": ["a"]}
-        again.analyses.remove("adf")
-        again.records.load_setup("mine and yours")
-        settled(again, "adf")
-        with pytest.raises(UsageError):
-            again.records.load_setup("none")
-        again.records.remove_setup("mine and yours")
-        assert again.view()["setups"] == []
-    finally:
-        assert again.close()
-
-
 def test_means_are_computed_while_wanted(session: Session, scan: str) -> None:
     session.open(scan)
     session.analyses.want_frames({("mean", None), ("max", None)})
@@ -316,41 +180,6 @@ def test_means_are_computed_while_wanted(session: Session, scan: str) -> None:
     session.analyses.want_frames(set())
     session.open(scan)
     assert session.store.get("a/_mean/mean") is None
-
-
-def test_pins_stay_when_parameters_change(session: Session, scan: str) -> None:
-    session.open(scan)
-    session.analyses.add("VirtualDetector", {"outer": 4}, id="bf")
-    settled(session, "bf")
-    first = array(session, "a/bf/intensity")
-    pin = session.records.pin("a/bf/intensity", "before")
-    session.analyses.set("bf", {"outer": 6})
-    settled(session, "bf")
-    assert np.array_equal(array(session, f"p/{pin}"), first)
-    assert session.view()["pins"][pin]["params"]["outer"] == 4
-    session.records.unpin(pin)
-    assert session.store.get(f"p/{pin}") is None
-
-
-def test_the_script_gives_the_same_arrays(session: Session, scan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from libstream.jobs import code
-    from libstream.jobs.arrays import json_array
-
-    session.open(scan)
-    session.analyses.add("VirtualDetector", {"inner": 2, "outer": 6.5, "centre": [7, 8]}, id="adf")
-    session.analyses.add("VirtualDetector", {"mask": json_array(np.eye(16))}, id="m")
-    session.analyses.add("mine.py:Scaled", {"factor": 4}, id="s")
-    session.set_roi({"kind": "polygon", "points": [[-1, -1], [-1, 7], [9, 7]]})
-    session.set_corrections(ls.Corrections(dark=np.ones((16, 16))), {"dark": None, "gain": None, "excluded": 0, "on": True})
-    settled(session, "adf", "m", "s")
-    monkeypatch.chdir(tmp_path)
-    text = code.generate(session, "python")["text"]
-    found: dict[str, Any] = {}
-    exec(compile(text, "script", "exec"), found)
-    for id, name in (("adf", "intensity"), ("m", "intensity"), ("s", "value")):
-        assert np.array_equal(found["result"][id][name], array(session, f"a/{id}/{name}"), equal_nan=True), id
-    notebook = json.loads(code.generate(session, "notebook")["text"])
-    assert "\n\n".join("".join(c["source"]) for c in notebook["cells"]) + "\n" == text
 
 
 def test_changes_from_many_threads_end_in_one_state(session: Session, scan: str) -> None:
@@ -383,25 +212,6 @@ def test_frames_are_the_frames(session: Session, scan: str) -> None:
     assert np.array_equal(session.frame(None), FRAMES[0, 0])
     with pytest.raises(LibstreamError, match="outside"):
         session.frame([8, 0])
-
-
-def test_a_setup_is_computed_in_one_pass(session: Session, scan: str) -> None:
-    for id in ("a", "b", "c"):
-        session.analyses.add("VirtualDetector", {"outer": 6}, id=id)
-    session.records.save_setup("three")
-    session.open(scan)
-    settled(session, "a", "b", "c")
-    session.analyses.set("b", {"inner": 1})
-    settled(session, "b")
-    assert len(session.runner.results()) == 2
-    session.records.load_setup("three")
-    settled(session, "a", "b", "c")
-    assert [ids for ids, _ in session.runner.results()] == [{"a", "b", "c"}]
-    session.analyses.set("b", {"inner": 1})
-    settled(session, "b")
-    session.run()
-    settled(session, "a", "b", "c")
-    assert [ids for ids, _ in session.runner.results()] == [{"a", "b", "c"}]
 
 
 @pytest.mark.leaves("threads", "a UDF that does not end cannot be stopped in a thread; it ends two seconds later")

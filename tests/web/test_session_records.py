@@ -1,0 +1,134 @@
+"""What a session keeps: history, saved files, setups, pins, scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import libstream as ls
+from libstream.errors import UsageError
+from libstream.jobs.keep import Keep
+from libstream.jobs.session import Session
+from tests.web.sessions import FRAMES, array, settled, wait
+
+
+def test_the_next_file_takes_the_analyses_along(session: Session, scan: str, tmp_path: Path) -> None:
+    session.analyses.add("Sum", id="sum")
+    session.open(scan)
+    settled(session, "sum")
+    np.save(tmp_path / "other.npy", FRAMES[:, :, :8])
+    session.open(str(tmp_path / "other.npy"))
+    settled(session, "sum")
+    assert array(session, "a/sum/sum").shape == (8, 16)
+    wait(lambda: [e["name"] for e in session.view()["history"]] == ["other.npy", "scan.npy"])
+    view = session.view()
+    past = view["history"][1]
+    assert past["processed"] == 72
+    assert np.array_equal(array(session, past["results"][0]["topic"]), FRAMES.sum(axis=(0, 1)))
+    session.records.reopen(past["id"])
+    settled(session, "sum")
+    assert session.view()["source"]["name"] == "scan.npy"
+
+
+def test_saved_files_hold_all_results(session: Session, scan: str) -> None:
+    session.open(scan)
+    session.analyses.add("Sum", id="sum")
+    session.analyses.add("VirtualDetector", {"outer": 4}, id="bf")
+    settled(session, "sum", "bf")
+    session.analyses.set("bf", {"outer": 5})  # now it has a run of its own
+    settled(session, "bf")
+    loaded = ls.load_result(session.records.save())
+    assert np.array_equal(loaded["bf"]["intensity"], ls.run(ls.open(scan), ls.udfs.VirtualDetector(outer=5))["intensity"])
+    assert np.array_equal(loaded["sum"]["sum"], FRAMES.sum(axis=(0, 1)))
+    assert loaded.run["udfs"]["bf"]["params"]["outer"] in (5, 5.0, "5 px")
+    assert loaded.complete
+    with pytest.raises(UsageError):
+        session.records.save("../x")
+    assert session.records.save("mine").name == "mine.h5"
+    with pytest.raises(UsageError, match="exists"):
+        session.records.save("mine.h5")
+    wait(lambda: session.view()["history"][0]["saved"].endswith("mine.h5"))
+
+
+def test_setups_and_the_last_state_come_back(session: Session, scan: str, tmp_path: Path) -> None:
+    session.open(scan)
+    session.analyses.add("VirtualDetector", {"inner": 3, "outer": "6 px"}, id="adf", title="Dark field")
+    session.records.set_layout({"tiles": ["a"]})
+    session.records.save_setup("mine / yours".replace("/", "and"))
+    settled(session, "adf")
+    session.close()
+    again = Session(keep=Keep(tmp_path / "state"), out=tmp_path / "out")
+    try:
+        assert [x["name"] for x in again.view()["setups"]] == ["mine and yours"]
+        uri, options = again.records.last()
+        again.open(uri, options)
+        a = again.view()["analyses"]["adf"]
+        assert (a["title"], a["params"]["inner"], a["params"]["outer"]) == ("Dark field", 3, 6)
+        assert again.view()["layout"] == {"tiles": ["a"]}
+        again.analyses.remove("adf")
+        again.records.load_setup("mine and yours")
+        settled(again, "adf")
+        with pytest.raises(UsageError):
+            again.records.load_setup("none")
+        again.records.remove_setup("mine and yours")
+        assert again.view()["setups"] == []
+    finally:
+        assert again.close()
+
+
+def test_pins_stay_when_parameters_change(session: Session, scan: str) -> None:
+    session.open(scan)
+    session.analyses.add("VirtualDetector", {"outer": 4}, id="bf")
+    settled(session, "bf")
+    first = array(session, "a/bf/intensity")
+    pin = session.records.pin("a/bf/intensity", "before")
+    session.analyses.set("bf", {"outer": 6})
+    settled(session, "bf")
+    assert np.array_equal(array(session, f"p/{pin}"), first)
+    assert session.view()["pins"][pin]["params"]["outer"] == 4
+    session.records.unpin(pin)
+    assert session.store.get(f"p/{pin}") is None
+
+
+def test_the_script_gives_the_same_arrays(session: Session, scan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from libstream.jobs import code
+    from libstream.jobs.arrays import json_array
+
+    session.open(scan)
+    session.analyses.add("VirtualDetector", {"inner": 2, "outer": 6.5, "centre": [7, 8]}, id="adf")
+    session.analyses.add("VirtualDetector", {"mask": json_array(np.eye(16))}, id="m")
+    session.analyses.add("mine.py:Scaled", {"factor": 4}, id="s")
+    session.set_roi({"kind": "polygon", "points": [[-1, -1], [-1, 7], [9, 7]]})
+    session.set_corrections(ls.Corrections(dark=np.ones((16, 16))), {"dark": None, "gain": None, "excluded": 0, "on": True})
+    settled(session, "adf", "m", "s")
+    monkeypatch.chdir(tmp_path)
+    text = code.generate(session, "python")["text"]
+    found: dict[str, Any] = {}
+    exec(compile(text, "script", "exec"), found)
+    for id, name in (("adf", "intensity"), ("m", "intensity"), ("s", "value")):
+        assert np.array_equal(found["result"][id][name], array(session, f"a/{id}/{name}"), equal_nan=True), id
+    notebook = json.loads(code.generate(session, "notebook")["text"])
+    assert "\n\n".join("".join(c["source"]) for c in notebook["cells"]) + "\n" == text
+
+
+def test_a_setup_is_computed_in_one_pass(session: Session, scan: str) -> None:
+    for id in ("a", "b", "c"):
+        session.analyses.add("VirtualDetector", {"outer": 6}, id=id)
+    session.records.save_setup("three")
+    session.open(scan)
+    settled(session, "a", "b", "c")
+    session.analyses.set("b", {"inner": 1})
+    settled(session, "b")
+    assert len(session.runner.results()) == 2
+    session.records.load_setup("three")
+    settled(session, "a", "b", "c")
+    assert [ids for ids, _ in session.runner.results()] == [{"a", "b", "c"}]
+    session.analyses.set("b", {"inner": 1})
+    settled(session, "b")
+    session.run()
+    settled(session, "a", "b", "c")
+    assert [ids for ids, _ in session.runner.results()] == [{"a", "b", "c"}]
