@@ -14,7 +14,7 @@ import libstream as ls
 from libstream.web_gui import viewer
 from tests.web.client import Page
 from tests.web.serving import FRAMES, Served, served
-from tests.web.test_session import OWN
+from tests.web.sessions import OWN
 
 
 def run(test: Callable[[Served], Awaitable[None]], folder: Path, **options: object) -> None:
