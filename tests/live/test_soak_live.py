@@ -73,38 +73,48 @@ def test_a_hundred_acquisitions_in_a_row(protocol: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 def test_faults_without_end(protocol: str) -> None:
-    """Loss, duplicates, disorder and damage for half a minute on one connection: what was done is what is found, run by run."""
-    frames = frames_of(protocol, 240)
+    """Loss, duplicates, disorder and damage for half a minute on one connection: what was done is what is found, run by run.
+
+    Overwritten pixels are not always found: LZ4 has no checksum. Then they are in the result, at their own position only.
+    """
+    n = 240
+    frames = frames_of(protocol, n)
     each = frames.sum(axis=(1, 2), dtype=np.uint64)
     source = ls.open(frames.reshape(12, 20, *frames.shape[1:]))
     faults: dict[str, Any] = {"loss": 0.03, "duplicate": 0.03, "reorder": 0.1, "seed": 5}
     if protocol in CHECKED:
-        faults["corrupt"] = 0.03
+        faults |= {"corrupt": 0.03, "truncate": 0.03}
     live_options = {"scan": (12, 20), "ring_bytes": 512 << 20, "stall_timeout_s": 1.0}
+    pause_s = 0.3 if protocol == "sectors" else 0.0  # queues of sockets are empty now and then
     found: list[ls.Result] = []
-    with detector(protocol, source, live=live_options, repeat=100_000, ahead_bytes=8 << 20, **faults) as (live, sender):
-        before, end = Held.now(), time.monotonic() + SECONDS
-        while time.monotonic() < end:
+    held: list[Held] = []
+    with detector(protocol, source, live=live_options, repeat=100_000, pause_s=pause_s, ahead_bytes=8 << 20, **faults) as (live, sender):
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end or len(found) < 12:
             acquisition = live.wait(30)
             assert acquisition is not None, live.problems
             found.append(ls.run(acquisition, ls.udfs.FrameTotals()))
-            if len(found) == 5:
-                before = Held.now()
-        Held.now().assert_like(before, all_memory=False)
+            held.append(Held.now())
         sender.stop()
         accounts = sender.join().runs
-    assert len(found) >= 10
+    third = len(held) // 3
+    least = min(held[:third], key=lambda h: h.own_bytes), min(held[-third:], key=lambda h: h.own_bytes)
+    least[1].assert_like(least[0], all_memory=False)
+    doubted = recognised = 0
     for result, run in zip(found, accounts, strict=False):
-        lost, corrupt = set(run.lost), set(run.corrupted) - set(run.lost)
         ledger = result.ledger
         assert imbalance(ledger) == ""
-        assert (ledger["missing"], ledger["corrupt"]) == (len(lost), len(corrupt)), ledger
-        assert ledger["processed"] == 240 - len(lost | corrupt)
+        bad = set(run.lost) | set(run.truncated)
+        doubtful = set(run.corrupted) - bad
+        valid = set(np.flatnonzero(result.valid.reshape(-1)).tolist())
+        assert set(range(n)) - bad - doubtful <= valid <= set(range(n)) - bad, (ledger, run)
+        assert ledger["processed"] == len(valid) == n - ledger["missing"] - ledger["corrupt"]
         if protocol != "sectors":
-            assert ledger["duplicate"] == len(run.duplicated)
-        seen = sorted(set(range(240)) - lost - corrupt)
-        assert np.flatnonzero(result.valid.reshape(-1)).tolist() == seen
+            assert ledger["duplicate"] == len(run.duplicated), (ledger, run)
+        seen = sorted(valid - doubtful)
         assert np.array_equal(result["total"].reshape(-1)[seen], each[seen])
+        doubted, recognised = doubted + len(doubtful), recognised + len(doubtful - valid)
+    assert recognised >= doubted // 2
 
 
 class Pids(ls.UDF):
@@ -118,7 +128,7 @@ class Pids(ls.UDF):
 
 
 def killed(protocol: str, times: int) -> None:
-    """In each of some acquisitions one of the two worker processes is killed in the middle."""
+    """In each of some acquisitions one of the two worker processes is killed when it has done a part of the frames."""
     frames = frames_of(protocol, 240)
     source = ls.open(frames.reshape(12, 20, *frames.shape[1:]))
     udfs = {"sum": ls.udfs.Sum(), "total": ls.udfs.FrameTotals(), "pids": Pids()}
@@ -126,8 +136,8 @@ def killed(protocol: str, times: int) -> None:
     live_options = {"scan": (12, 20), "ring_bytes": 128 << 20, "stall_timeout_s": 60.0}
     with ls.executor("processes", workers=2) as ex:
         ls.run(source, udfs, executor=ex)  # the workers are there, and what they compile
-        with detector(protocol, source, live=live_options, repeat=times, rate=160.0, pause_s=1.0, ahead_bytes=8 << 20) as (live, sender):
-            for k in range(times):
+        with detector(protocol, source, live=live_options, repeat=3 * times, rate=160.0, ahead_bytes=8 << 20) as (live, sender):
+            while len(victims) < times:
                 acquisition = live.wait(60)
                 assert acquisition is not None, live.problems
                 job = ls.start(acquisition, udfs, executor=ex)
@@ -135,17 +145,16 @@ def killed(protocol: str, times: int) -> None:
                 while (snapshot := job.snapshot()) is None or not snapshot.valid.any():
                     assert time.monotonic() < end, acquisition.n_arrived
                     time.sleep(0.005)
-                victim = int(np.asarray(snapshot["pids"]["pid"])[snapshot.valid].reshape(-1)[-1])
-                assert acquisition.n_arrived < 240, "the kill has to come in the middle"
-                os.kill(victim, signal.SIGKILL)
-                victims.add(victim)
+                if not snapshot.valid.all():
+                    victim = int(np.asarray(snapshot["pids"]["pid"])[snapshot.valid].reshape(-1)[-1])
+                    os.kill(victim, signal.SIGKILL)
+                    victims.add(victim)
                 result = job.wait(120)
-                assert result.complete, (k, result.ledger, live.problems)
+                assert result.complete, (victims, result.ledger, live.problems)
                 assert result.ledger["received"] == 240
                 assert np.array_equal(result["sum"]["sum"], frames.sum(axis=0, dtype=np.uint64))
                 assert np.array_equal(result["total"]["total"].reshape(-1), frames.sum(axis=(1, 2), dtype=np.uint64))
-            sender.join()
-    assert len(victims) == times
+            sender.stop()
     assert os.getpid() not in victims
 
 
