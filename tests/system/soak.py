@@ -23,7 +23,8 @@ HEAD = """# Long proofs
 
 Written by `make soak`, newest first: every property test (kernels against their plain twins, any cut of the data, tiles that
 cover each pixel exactly once, damaged files, ...) with 20 times as many random examples as in `make test`, and tests that run
-for minutes (memory, leaks, cancels at any moment).
+for minutes (memory, leaks, cancels at any moment; live: a hundred acquisitions in a row, faults without end, killed workers, a million
+hostile messages, over real sockets).
 """
 PROOFS = {
     "properties, 20 times as many examples": [
@@ -34,7 +35,7 @@ PROOFS = {
         "--hypothesis-profile=soak",
         "--timeout=3600",
     ],
-    "memory, leaks, cancel": ["tests", "--ignore=tests/bench", "-m", "soak", "--timeout=3600"],
+    "memory, leaks, cancel, live": ["tests", "--ignore=tests/bench", "-m", "soak", "--timeout=3600"],
 }
 
 
