@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Held:
-    """bytes: resident memory; own_bytes: of it what is not shared (the ring of a live source is); shared: names in /dev/shm."""
+    """bytes: resident memory; own_bytes: of it what is not shared (the ring of a live source is); shared: names of this process in /dev/shm."""
 
     bytes: int
     own_bytes: int
@@ -34,7 +34,8 @@ class Held:
             line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if line.startswith(("VmRSS", "RssAnon"))
         )
         sizes = {name: 1024 * int(value.split()[0]) for name, value in lines.items()}
-        shared = frozenset(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else frozenset()
+        names = os.listdir("/dev/shm") if Path("/dev/shm").is_dir() else []
+        shared = frozenset(n for n in names if f"-{os.getpid()}-" in n)
         return cls(sizes["VmRSS"], sizes["RssAnon"], threading.active_count(), len(os.listdir("/proc/self/fd")), shared)
 
     def assert_like(self, before: Held, *, all_memory: bool = True) -> None:
