@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 import weakref
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
@@ -14,6 +16,9 @@ from libstream.model.array import Array
 from libstream.model.quantity import Quantity
 
 U = TypeVar("U", bound=UDF)
+
+REPR_CHARS, SOURCE_CHARS = 1000, 20_000
+"""Most that is kept of the text of a parameter that is no JSON value."""
 
 _adapters: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 
@@ -102,7 +107,7 @@ def schema(cls: type[UDF]) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> Any:
-    """A parameter as JSON; arrays as {"array": sha256, "shape", "dtype"} (stored beside it)."""
+    """A parameter as JSON; arrays as {"array": sha256, "shape", "dtype"} (stored beside it), functions as {"object": name, "source"}."""
     if isinstance(value, np.ndarray):
         value = Array(value)
     if isinstance(value, Array):
@@ -117,4 +122,16 @@ def to_json(value: Any) -> Any:
         return [to_json(v) for v in value]
     if isinstance(value, dict):
         return {str(k): to_json(v) for k, v in value.items()}
-    return value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    name = getattr(value, "__qualname__", None)
+    text = f"{value.__module__}:{name}" if name is not None else repr(value)[:REPR_CHARS]
+    return {"object": text, **_source_of(value)}
+
+
+def _source_of(value: Any) -> dict[str, str]:
+    """Source text of a function, where it is known: nobody can run it from there, but it says what was done."""
+    try:
+        return {"source": textwrap.dedent(inspect.getsource(value))[:SOURCE_CHARS]}
+    except (OSError, TypeError):
+        return {}

@@ -110,6 +110,10 @@ def _value(value: Any, arrays: Mapping[str, _Arr], name: str) -> Any:
         if name not in arrays:
             raise FormatError(f"array parameter {name} is not in the result file, so the run cannot be repeated")
         return arrays[name]
+    if isinstance(value, Mapping) and "object" in value:
+        raise FormatError(
+            f"parameter {name} was the Python object {value['object']}, of which the file has the text only; run it from Python again"
+        )
     if isinstance(value, Mapping) and set(value) == {"complex"}:
         return complex(*value["complex"])
     if isinstance(value, list):
