@@ -213,6 +213,7 @@ class Session:
         if follow is not None:
             follow.close()
         self.records.over()
+        self.records.save_now()  # of what is open still
         self.runner.reset(None, None, None)
         self._source_json, self.opened = None, None
         self.changed()

@@ -189,7 +189,8 @@ class Window:
         """Wait until everything that was asked for was computed and shown."""
         self.until(
             "libstream.store.state.run.state !== 'running' && Object.values(libstream.store.state.analyses).every("
-            "a => a.shown_gen >= a.gen && a.state !== 'idle') && libstream.store.drafts.size === 0"
+            "a => a.shown_gen >= a.gen && a.state !== 'idle') && libstream.store.drafts.size === 0",
+            90.0,  # kernels may have to be compiled first
         )
 
     def array(self, topic: str) -> np.ndarray[Any, Any]:
