@@ -130,7 +130,10 @@ class Page(Checked):
         self.set_header("Content-Type", "text/html; charset=utf-8")
         if self.get_query_argument("token", None) is not None:
             # not a redirect: a browser that came from another site would leave out the cookie it has just got
-            self.finish('<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=./"><link rel="icon" href="data:,"><title>libstream</title>')
+            self.finish(
+                '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=./">'
+                '<link rel="icon" href="data:,"><title>libstream</title>'
+            )
             return
         self.finish((STATIC / "index.html").read_bytes())
 

@@ -15,7 +15,9 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Held:
-    """bytes: resident memory; own_bytes: of it what is not shared (the ring of a live source is); shared: names of this process in /dev/shm."""
+    """bytes: resident memory; own_bytes: of it what is not shared (the ring of a live source is).
+
+    shared: names of this process in /dev/shm."""
 
     bytes: int
     own_bytes: int
