@@ -13,7 +13,7 @@ from tests.live.failing import FRAMES, LIMIT_S, SCAN, UDFS, N, check, detector, 
 
 
 def test_frames_that_are_not_there_are_named() -> None:
-    with detector() as (wire, live):
+    with detector(stall_timeout_s=60.0) as (wire, live):
         wire.header(1, N)
         wire.frames(1, FRAMES, range(20))
         acquisition = taken(live)
