@@ -10,13 +10,14 @@ import math
 import os
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from libstream.executors import _dask_worker as far
 from libstream.executors._feed import Feed
-from libstream.ext import CancelFlag, CancelledError, Partial, UsageError, Work, WorkerLostError
+from libstream.ext import CancelFlag, CancelledError, Partial, Partition, UsageError, Work, WorkerLostError
 
 HEARTBEAT_S = 0.05
 """A silent iterator yields None this often, so that the loop can publish what it has."""
@@ -26,6 +27,8 @@ PATIENCE_S = 5.0
 """Time that workers have to reach their next tile after a cancel, before they are restarted."""
 AHEAD = 2
 """Tasks sent for each thread of the workers beside the running one: they never wait for the client."""
+TASK_S, TOGETHER = 0.1, 64
+"""Partitions that take less are put together to tasks of about this time, at most so many: a task costs 2 to 5 ms."""
 PING_S = 1.0
 """How often the scheduler is asked for its workers."""
 SILENT_S = 30.0
@@ -66,7 +69,9 @@ class Run:
         self.token = f"{os.getpid()}-{time.time_ns()}-{next(_numbers)}"
         self.plugin: Any = None
         self.flying: dict[Any, Node] = {}  # tasks: partitions, merges
-        self.n_partitions = 0  # of them
+        self.n_tasks = 0  # of them, partitions
+        self.ready: deque[Partition] = deque()  # taken, not sent
+        self.group = 1
         self.nodes: dict[tuple[int, int], Node] = {}  # finished, on the workers
         self.coming: tuple[Any, list[Node]] | None = None  # being fetched
         self.combine_bytes = settings.combine_bytes
@@ -97,7 +102,7 @@ class Run:
             if self.cancel:
                 raise CancelledError("cancelled")
             self._fill()
-            if not (self.flying or self.nodes or self.coming) and self.feed.ended:
+            if not (self.flying or self.nodes or self.coming or self.ready) and self.feed.ended:
                 return
             self._wait()
             for future in self.done.next_batch(block=False) if self.done.has_ready() else ():
@@ -108,15 +113,28 @@ class Run:
             self._look_around()
 
     def _fill(self) -> None:
-        while (room := self._room()) > 0 and not self.cancel and (partition := self.feed.poll(room)) is not None:
-            runs = partition.runs
-            where = (int(runs[0, 0]), int(runs[-1, 1])) if len(runs) else (0, 0)
-            self.n_partitions += 1
-            self._submit(far.process, (partition,), Node(0, partition.number, None, where))
+        while (room := self._room()) > 0 and not self.cancel and (group := self._group(room)):
+            level = len(group).bit_length() - 1
+            runs = [p.runs for p in group if len(p.runs)]
+            where = (int(runs[0][0, 0]), int(runs[-1][-1, 1])) if runs else (0, 0)
+            self.n_tasks += 1
+            self._submit(far.process, (group,), Node(level, group[0].number >> level, None, where))
+
+    def _group(self, room: int) -> list[Partition]:
+        """Partitions of one task: quick ones together, as many as are ready, so that they make a node of the tree."""
+        while len(self.ready) < self.group and (partition := self.feed.poll(room * self.group - len(self.ready))) is not None:
+            self.ready.append(partition)
+        if not self.ready:
+            return []
+        first = self.ready[0].number
+        n = 1
+        while 2 * n <= min(self.group, len(self.ready)) and first % (2 * n) == 0 and self.ready[2 * n - 1].number == first + 2 * n - 1:
+            n *= 2
+        return [self.ready.popleft() for _ in range(n)]
 
     def _room(self) -> int:
         waiting = 0 if self.merges else len(self.nodes) + (len(self.coming[1]) if self.coming else 0)
-        return self.threads * (1 + AHEAD) - self.n_partitions - waiting
+        return self.threads * (1 + AHEAD) - self.n_tasks - waiting
 
     def _submit(self, task: Callable[..., Partial], arguments: tuple[Any, ...], node: Node) -> None:
         # keys are tuples: tasks of one name are a group, which the scheduler hands out as workers become free
@@ -140,7 +158,7 @@ class Run:
         node = self.flying.pop(future, None)
         if node is None:
             return
-        self.n_partitions -= not node.parts
+        self.n_tasks -= not node.parts  # a merge is not one of them
         if future.status == "error":
             exc, remote = future.exception(), future.traceback()
             future.release()  # whoever keeps the exception keeps this frame
@@ -189,14 +207,21 @@ class Run:
         task, nodes = self.coming
         self.coming = None
         try:
-            partials: list[Partial] = task.result()
+            partials = [p for found in task.result() for p in (found if isinstance(found, list) else [found])]
         except Exception as exc:  # noqa: BLE001  of whatever kind the task's is
             where = (min(n.positions[0] for n in nodes), max(n.positions[1] for n in nodes))
             raise self._error(exc, Node(0, 0, None, where), exc.__traceback__) from None
         if not self.merges:
             self.merges = any(sum(a.nbytes for a in p.reduced.values()) > self.combine_bytes for p in partials)
         self.due = time.monotonic() + self.settings.snapshot_s
+        self._measure(partials)
         return partials  # the futures are released here, and the memory of the workers with them
+
+    def _measure(self, partials: list[Partial]) -> None:
+        """Choose how many partitions make a task, from the time that they take."""
+        spent, n = sum(sum(p.seconds.values()) for p in partials), sum(p.span for p in partials)
+        if spent > 0 and n:
+            self.group = 1 << int(math.log2(min(max(TASK_S * n / spent, 1), TOGETHER)))
 
     def _rescued(self) -> Iterator[Partial]:
         """What was finished before the end."""

@@ -35,6 +35,7 @@ class Held:
             self.cancel: CancelFlag = pickle.loads(flag)  # noqa: S301  a Dask cluster runs what its users send: they chose to trust it
         except (OSError, EOFError):  # another computer, or a flag that cannot be shared: `stop` sets this one
             self.cancel = CancelFlag()
+        self.apart = False  # merging has failed
         self._work: Work | None = None
         self._lock = threading.Lock()
         self._blas: Any = None
@@ -98,16 +99,25 @@ def mismatch(token: str) -> str:
     return "" if held is None else held.mismatch
 
 
-def process(token: str, partition: Partition) -> Partial:
-    """Task: one partition."""
+def process(token: str, partitions: list[Partition]) -> Partial | list[Partial]:
+    """Task: partitions whose numbers are a node of the tree, merged; one by one where merging fails, for the client to see why."""
     held = _of(token)
     try:
-        return held.work().process(partition, held.cancel)
+        work = held.work()
+        done = [work.process(p, held.cancel) for p in partitions[:1]]
+        for p in partitions[1:]:
+            done.append(work.process(p, held.cancel))
+            while not held.apart and len(done) > 1 and done[-1].span == done[-2].span:
+                try:
+                    done[-2:] = [work.combine(done[-2], done[-1])]
+                except Exception:  # noqa: BLE001  of the UDF's merge
+                    held.apart = True
     except (FileNotFoundError, SourceChangedError) as exc:
         raise type(exc)(
             f"{exc} This is what the Dask worker at {where()} found: it has to see the files of the client, under another name with "
             "path_map={'/name/here': '/name/there'}"
         ) from exc
+    return done[0] if len(done) == 1 else done
 
 
 def combine(token: str, left: Partial, right: Partial) -> Partial:
@@ -191,6 +201,7 @@ def _run_plugin() -> type[Any]:
         def setup(self, worker: Any) -> None:
             """The run begins on this worker."""
             hold(self.token, *self.what)
+            self.what = ()  # it may be large, and is kept once
 
         def teardown(self, worker: Any) -> None:
             """The run is over."""

@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 from libstream.executors._dask_run import Run, Settings
 from libstream.executors._feed import Feed
-from libstream.ext import CancelFlag, NotInstalledError, Partial, Partition, Traits, UsageError, Work, n_workers_default
+from libstream.ext import CancelFlag, NotInstalledError, Partial, Partition, Traits, UsageError, Work, WorkerLostError, n_workers_default
 
 CONNECT_S = 8.0
 """Longest wait for the answer of a scheduler."""
+GUARD = "They import the script that starts them: put what it does under `if __name__ == '__main__':`"
 PORT = 8786
 DEATHS = 3
 """Workers started here may die so often on one partition. A cluster has a setting of its own, distributed.scheduler.allowed-failures."""
@@ -121,7 +122,7 @@ class DaskExecutor:
         import dask
 
         if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise UsageError("Dask's workers import the script that starts them: put what it does under `if __name__ == '__main__':`")
+            raise UsageError(GUARD)
         # one task at a time is given to a worker, so that the right one is blamed for its death; memory is bounded by the plan, and
         # mapped files would be counted as the worker's
         settings = {
@@ -131,10 +132,13 @@ class DaskExecutor:
             "distributed.worker.profile.enabled": False,
         }
         with dask.config.set(settings):
-            return distributed.LocalCluster(
-                n_workers=self._workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50,
-                memory_limit=0, security=self._security,
-            )  # fmt: skip
+            try:
+                return distributed.LocalCluster(
+                    n_workers=self._workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50,
+                    memory_limit=0, security=self._security,
+                )  # fmt: skip
+            except RuntimeError as exc:
+                raise WorkerLostError(f"Dask's workers do not start ({exc}). {GUARD}") from exc
 
 
 def _address(given: str) -> str:
