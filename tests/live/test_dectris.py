@@ -182,11 +182,11 @@ def test_replay_is_a_detector_that_others_arm(version: int) -> None:
     thread = threading.Thread(target=play)
     thread.start()
     try:
-        assert said.wait(20)
+        assert said.wait(60)
         with ls.connect(f"dectris://127.0.0.1:{stream}?api={api}", scan=(3, 4), ring_bytes=64 << 20) as live:
             for expected in (1, 2):
                 assert live.arm(trigger_mode="exts", ntrigger=12, nimages=1) == expected
-                acquisition = live.wait(20)
+                acquisition = live.wait(60)
                 assert acquisition is not None, live.problems
                 assert acquisition.run == expected
                 result = ls.run(acquisition, ls.udfs.Sum())
@@ -195,7 +195,7 @@ def test_replay_is_a_detector_that_others_arm(version: int) -> None:
             # software triggers: nothing comes before the first, and a series may be ended between two
             live.arm(trigger_mode="ints", ntrigger=3, nimages=4)
             live.trigger()
-            acquisition = live.wait(20)
+            acquisition = live.wait(60)
             assert acquisition is not None, live.problems
             for _ in range(2000):
                 if acquisition.n_arrived == 4 or acquisition.wait(0.01) != "running":
@@ -204,11 +204,11 @@ def test_replay_is_a_detector_that_others_arm(version: int) -> None:
             assert acquisition.wait(20) == "incomplete"
             assert (acquisition.n_arrived, acquisition.meta.shape.nav) == (4, (3, 4))
             live.arm(trigger_mode="exts", ntrigger=12, nimages=1)
-            acquisition = live.wait(20)
+            acquisition = live.wait(60)
             assert acquisition is not None
             assert acquisition.wait(20) == "done"
     finally:
         cancel.set()
-        thread.join(20)
+        thread.join(60)
     assert not thread.is_alive()
     assert accounts[0].cancelled
