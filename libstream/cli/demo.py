@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
     say(f"1. a simulated 4D-STEM scan: {n} × {n} positions, frames of 256 × 256 pixels of 16 bit, as a Merlin file")
     step, pixel = _write_scan(scan, n)
     say(f"   {scan}, {size(scan.stat().st_size)}\n")
-    calibration = {"scan_step": step, "pixel": pixel}
+    calibration: dict[str, Any] = {"scan_step": step, "pixel": pixel}
     options = {"scan": [n, n], **calibration}
     say("2. a simulated DECTRIS detector, a program of its own, streams it over ZeroMQ:")
     repeat, pause = (1, 0.0) if args.headless else (_FOR_EVER, _PAUSE_S)
@@ -116,7 +116,7 @@ def _watch(server: Server) -> None:
     raise LibstreamError(f"the scan did not end within {10 * PATIENCE_S:g} s")
 
 
-def _finish(result: Any, sent: dict[str, Any], scan: Path, saved: Path, calibration: dict[str, str], args: argparse.Namespace) -> int:
+def _finish(result: Any, sent: dict[str, Any], scan: Path, saved: Path, calibration: dict[str, Any], args: argparse.Namespace) -> int:
     """Compare with the file, draw, and say what came of it."""
     n, ledger, folder = args.size, result.ledger, args.dir
     state = result.run.get("acquisition", {}).get("state", "")
