@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -22,6 +23,12 @@ hypothesis.settings.register_profile("soak", deadline=None, max_examples=40, pri
 hypothesis.settings.load_profile("dev")
 SOAK_FACTOR = 20
 """How many times more examples each property test has under the profile `soak`, those with a number of their own too."""
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would the programs of the tests that are sent one."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
