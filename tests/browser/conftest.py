@@ -69,7 +69,13 @@ def server(browser: Any, folder: Path) -> Iterator[Serve]:
 @pytest.fixture
 def shared(server: Serve) -> Serve:
     """The server, with nothing open and no analyses."""
-    for command, args in (("take_control", {}), ("roi", {"shape": None}), ("corrections", {"excluded": None, "dark": None, "gain": None}), ("auto", {"on": True}), ("layout", {"layout": {}})):
+    for command, args in (
+        ("take_control", {}),
+        ("roi", {"shape": None}),
+        ("corrections", {"excluded": None, "dark": None, "gain": None}),
+        ("auto", {"on": True}),
+        ("layout", {"layout": {}}),
+    ):
         server.command(command, **args)
     for name in server.status()["state"]["order"]:
         server.command("remove", id=name)

@@ -69,7 +69,8 @@ class Serve:
         self.process = subprocess.Popen(
             [*command, *self.args], cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert self.process.stdout is not None and self.process.stderr is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         self.link = self.process.stdout.readline().strip()
         found = re.match(r"http://127\.0\.0\.1:(\d+)/", self.link)
         assert found, self.process.stderr.read()
@@ -133,7 +134,10 @@ class Window:
         self.hosts: set[str] = set()
         self.allowed: list[str] = []
         self.clicks = 0
-        self.page.on("console", lambda m: self.wrong.append(f"{m.type}: {m.text} ({m.location.get('url', '')})") if m.type in ("error", "warning") else None)
+        self.page.on(
+            "console",
+            lambda m: self.wrong.append(f"{m.type}: {m.text} ({m.location.get('url', '')})") if m.type in ("error", "warning") else None,
+        )
         self.page.on("pageerror", lambda e: self.wrong.append(f"{e}\n{e.stack}"))
         self.page.on("request", lambda r: self.hosts.add(urlparse(r.url).netloc) if r.url.startswith(("http", "ws")) else None)
 
@@ -213,6 +217,20 @@ class Window:
     def knob(self, name: str) -> Any:
         """A handle, by its accessible name."""
         return self.page.get_by_role("slider", name=name, exact=True).first
+
+    def point(self, view: str, y: float, x: float) -> tuple[float, float]:
+        """Where a point of an image is in the window: (x, y). view: expression for an ImageView."""
+        text = f"const b = {view}.root.getBoundingClientRect(), p = {view}.toScreen({y}, {x}); return [b.left + p[1], b.top + p[0]]"
+        found = self.js(f"(() => {{ {text} }})()")
+        return float(found[0]), float(found[1])
+
+    def draw(self, view: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag from one point (y, x) of an image to another."""
+        mouse = self.page.mouse
+        mouse.move(*self.point(view, *start))
+        mouse.down()
+        mouse.move(*self.point(view, *end), steps=4)
+        mouse.up()
 
     def drag(self, knob: Any, dx: float, dy: float, steps: int = 6) -> None:
         """Drag a handle by so many pixels of the screen."""

@@ -90,5 +90,8 @@ def test_lost_frames_are_never_hidden(shared: Serve, window: Callable[..., Windo
     table = w.page.get_by_role("dialog")
     table.wait_for()
     w.shot("ledger")
-    rows = {r.locator("th").text_content(): int((r.locator("td").first.text_content() or "").replace(" ", "")) for r in table.locator("tr").all()}
+    rows = {
+        r.locator("th").text_content(): int((r.locator("td").first.text_content() or "").replace(" ", ""))
+        for r in table.locator("tr").all()
+    }
     assert rows["processed"] + rows["missing"] + rows["dropped"] + rows["corrupt"] == rows["announced"] == 576

@@ -109,7 +109,12 @@ def test_strangers_stay_outside(shared: Serve, window: Opens) -> None:
     context.close()
     assert shared.refused("api/status", token=None) == 403
     assert shared.refused("api/status", headers={"Origin": "https://evil.example"}) == 403
-    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Version": "13"}
+    upgrade = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "Sec-WebSocket-Version": "13",
+    }
     assert shared.refused("ws", headers={**upgrade, "Origin": "https://evil.example"}) == 403
     said = w.js("libstream.link.command('files', {path: '/etc'}).then(() => '', e => e.message)")
     assert said, "a folder outside of the roots is not listed"
@@ -163,7 +168,9 @@ def test_the_page_is_light(shared: Serve) -> None:
     html = shared.ask("").decode()
     total = len(html)
     for name in re.findall(r'(?:href|src)="(static/[^"]+)"', html):
-        request = urllib.request.Request(shared.url + name, headers={"Authorization": "Bearer browser-test-token-0123456789", "Accept-Encoding": "gzip"})
+        request = urllib.request.Request(
+            shared.url + name, headers={"Authorization": "Bearer browser-test-token-0123456789", "Accept-Encoding": "gzip"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 total += len(answer.read())

@@ -14,6 +14,12 @@ from tests import realdata
 from tests.browser.serving import CENTRE, RADIUS, Serve, Window, pattern, wait_for
 
 pytestmark = pytest.mark.leaves("threads", "Playwright's event loop keeps a thread of its executor until the package is done")
+SCAN_VIEW = "[...libstream.regions.places][0].tile.view"
+PIXEL = """(() => {
+    const c = [...document.querySelectorAll('.tile')].at(-1).querySelector('canvas.pixels');
+    return Array.from(c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data);
+})()"""
+NEEDS_NAMES = {"button", "slider", "textbox", "combobox", "checkbox"}
 Starts = Callable[..., Serve]
 Opens = Callable[..., Window]
 
@@ -140,7 +146,7 @@ def test_everything_by_keyboard(shared: Serve, window: Opens) -> None:
     keys.press("Shift+ArrowDown")
     cursor = w.js("libstream.cursor")
     assert cursor == [19, 13]
-    w.until("libstream.link.topics.has('frame')")
+    w.until("String(libstream.link.array('frame')?.header?.at) === String(libstream.cursor)")
     assert np.array_equal(w.array("frame"), pattern()[tuple(cursor)])
 
 
@@ -150,18 +156,20 @@ def test_handles_are_sliders_with_values_for_everybody(adf: Window) -> None:
     for name, value in (("Ring: Inner radius", 12), ("Ring: Outer radius", 26)):
         assert float(sliders[name]["value"]["value"]) == value
         props = {p["name"]: p["value"].get("value") for p in sliders[name]["properties"]}
-        assert props["valuemin"] == 0 and props["valuemax"] > 30
+        assert props["valuemin"] == 0
+        assert props["valuemax"] > 30
         assert adf.knob(name).get_attribute("aria-valuetext") == f"{name[6:].lower()} {value} px"
     assert "Ring: Centre" in sliders
     assert "Diffraction: upper limit" in sliders, sorted(sliders)
-    unnamed = [n for n in tree if n.get("role", {}).get("value") in ("button", "slider", "textbox", "combobox", "checkbox") and not n.get("ignored") and not n["name"]["value"]]  # fmt: skip
+    shown = [n for n in tree if n.get("role", {}).get("value") in NEEDS_NAMES and not n.get("ignored")]
+    unnamed = [n for n in shown if not n["name"]["value"]]
     assert not unnamed
 
 
 def test_contrast_follows_limits_and_maps(adf: Window) -> None:
     adf.allowed.append("willReadFrequently")  # this test looks at pixels
     tile = adf.page.get_by_role("region", name="Ring, Intensity", exact=True)
-    shade = "(() => { const t = [...document.querySelectorAll('.tile')].at(-1); const c = t.querySelector('canvas.pixels'); return Array.from(c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data) })()"
+    shade = PIXEL
     before = adf.js(shade)
     high = tile.get_by_label("Ring, Intensity: upper limit of the colours")
     low = tile.get_by_label("Ring, Intensity: lower limit of the colours")
@@ -185,20 +193,15 @@ def test_contrast_follows_limits_and_maps(adf: Window) -> None:
 def test_region_restricts_the_run(adf: Window) -> None:
     adf.page.get_by_role("region", name="Ring, Intensity", exact=True).get_by_role("button", name="More for this view").click()
     adf.click("menuitem", "Region: rectangle")
-    place = "[...libstream.regions.places][0].tile.view"
-    box = adf.js(f"(() => {{ const b = {place}.root.getBoundingClientRect(); const a = {place}.toScreen(3.6, 4.6); const c = {place}.toScreen(9.4, 15.4); return [b.left + a[1], b.top + a[0], b.left + c[1], b.top + c[0]] }})()")  # fmt: skip
-    mouse = adf.page.mouse
-    mouse.move(box[0], box[1])
-    mouse.down()
-    mouse.move(box[2], box[3], steps=4)
-    mouse.up()
+    adf.draw(SCAN_VIEW, (3.6, 4.6), (9.4, 15.4))
     adf.until("libstream.store.state.roi")
     adf.settled()
     assert {k: v for k, v in adf.state()["roi"].items() if k != "n"} == {"kind": "rectangle", "y0": 4, "x0": 5, "y1": 10, "x1": 16}
     assert adf.state()["roi"]["n"] == 6 * 11
     seen = adf.array("a/adf/intensity")
     adf.shot("region")
-    assert np.isfinite(seen[4:10, 5:16]).all() and np.isfinite(seen).sum() == 66
+    assert np.isfinite(seen[4:10, 5:16]).all()
+    assert np.isfinite(seen).sum() == 66
     adf.click("button", "Whole scan")
     adf.until("libstream.store.state.roi === null")
     adf.settled()
@@ -208,13 +211,7 @@ def test_region_restricts_the_run(adf: Window) -> None:
 def test_pixels_that_are_left_out_do_not_count(adf: Window) -> None:
     adf.page.get_by_role("heading", name="Corrections").click()
     adf.click("button", "Leave out: rectangle")
-    view = "[...libstream.corrections.places][0].tile.view"
-    x0, y0, x1, y1 = adf.js(f"(() => {{ const b = {view}.root.getBoundingClientRect(); const a = {view}.toScreen(-0.4, 29.6); const c = {view}.toScreen(30.4, 36.4); return [b.left + a[1], b.top + a[0], b.left + c[1], b.top + c[0]] }})()")  # fmt: skip
-    mouse = adf.page.mouse
-    mouse.move(x0, y0)
-    mouse.down()
-    mouse.move(x1, y1, steps=4)
-    mouse.up()
+    adf.draw("[...libstream.corrections.places][0].tile.view", (-0.4, 29.6), (30.4, 36.4))
     adf.until("libstream.store.state.corrections.excluded > 0")
     adf.settled()
     adf.shot("left-out")
@@ -297,16 +294,18 @@ def test_names_copies_and_other_displays(adf: Window) -> None:
 
 
 def test_values_under_the_pointer_are_exact(adf: Window) -> None:
-    view = "[...libstream.regions.places][0].tile.view"
-    x, y = adf.js(f"(() => {{ const b = {view}.root.getBoundingClientRect(); const a = {view}.toScreen(7, 11); return [b.left + a[1], b.top + a[0]] }})()")
+    x, y = adf.point(SCAN_VIEW, 7, 11)
     adf.page.mouse.move(x, y)
     value = int(adf.array("a/adf/intensity")[7, 11])
     shown = wait_for(lambda: adf.page.get_by_role("region", name="Ring, Intensity", exact=True).locator(".readout").text_content())
-    assert "y 7, x 11" in shown and shown.replace(" ", "").endswith(str(value))
+    assert "y 7, x 11" in shown
+    assert shown.replace(" ", "").endswith(str(value))
     adf.page.mouse.wheel(0, -600)
-    adf.until(f"{view}.zoom > 2")
+    adf.until(f"{SCAN_VIEW}.zoom > 2")
     adf.page.mouse.move(x + 1, y)
-    assert "y 7, x 11" in (adf.page.get_by_role("region", name="Ring, Intensity", exact=True).locator(".readout").text_content() or ""), "zoom keeps the point"
+    assert "y 7, x 11" in (adf.page.get_by_role("region", name="Ring, Intensity", exact=True).locator(".readout").text_content() or ""), (
+        "zoom keeps the point"
+    )
 
 
 def test_a_narrow_window_has_a_drawer(adf: Window) -> None:

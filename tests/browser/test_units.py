@@ -77,7 +77,8 @@ def test_rows_of_many_messages_make_the_array(js: Callable[..., Any]) -> None:
         return out;
     """
     coarse, half, full = js("wire.js", body, messages)
-    assert coarse[0] == [3, 2] and coarse[1] == 4
+    assert coarse[0] == [3, 2]
+    assert coarse[1] == 4
     assert half[0] == [12, 8]
     assert np.array_equal(np.array(half[2][:40], np.float32).reshape(5, 8), values[:5])
     blown = np.array(coarse[2]).reshape(3, 2).repeat(4, 0).repeat(4, 1)
@@ -101,7 +102,8 @@ def test_patches_are_applied_as_python_applies_them(js: Callable[..., Any]) -> N
 def test_limits_leave_outliers_out(js: Callable[..., Any]) -> None:
     values = np.concatenate([RNG.normal(100, 10, 5000), [1e6, -1e6]])
     lo, hi = js("levels.js", "return m.robust(Float64Array.from(a))", values.tolist())
-    assert 60 < lo < 85 and 115 < hi < 140
+    assert 60 < lo < 85
+    assert 115 < hi < 140
     assert js("levels.js", "return m.robust(Float64Array.from(a))", [5.0] * 10) == pytest.approx([4.995, 5.005])
     assert js("levels.js", "return m.robust(Float64Array.from([NaN, NaN]))") is None
 
@@ -121,20 +123,26 @@ def test_numbers_are_written_for_people(js: Callable[..., Any]) -> None:
 def test_colours_follow_the_limits(js: Callable[..., Any]) -> None:
     body = """
         const target = new Uint32Array(5);
-        m.paintRows(target, { values: Float32Array.from([0, 5, 10, 99, NaN]), turns: null }, 5, [0, 1], { map: 'gray', scale: 'linear', limits: [0, 10] });
+        const field = { values: Float32Array.from([0, 5, 10, 99, NaN]), turns: null };
+        m.paintRows(target, field, 5, [0, 1], { map: 'gray', scale: 'linear', limits: [0, 10] });
         return Array.from(new Uint8Array(target.buffer)).filter((_, i) => i % 4 === 0);
     """
     black, middle, white, above, unseen = js("picture.js", body)
-    assert (black, white, above) == (0, 255, 255) and 126 <= middle <= 129
+    assert (black, white, above) == (0, 255, 255)
+    assert 126 <= middle <= 129
     assert 30 < unseen < 90, "not seen is grey"
 
 
 def test_directions_of_vectors_are_drawn_as_the_legend_says(js: Callable[..., Any]) -> None:
     # (y, x): right, up, left, down; y is downwards
     array = {"shape": [1, 4, 2], "values": [0, 1, -1, 0, 0, -1, 1, 0]}
-    body = "a.values = Float32Array.from(a.values); const f = m.fieldOf(a, 'vector', 'wheel'); return [Array.from(f.turns, t => (t + 1) % 1), Array.from(f.values)]"
+    body = """
+        const f = m.fieldOf({ shape: a.shape, values: Float32Array.from(a.values) }, 'vector', 'wheel');
+        return [Array.from(f.turns, t => (t + 1) % 1), Array.from(f.values)];
+    """
     turns, size = js("picture.js", body, array)
-    assert turns == pytest.approx([0, 0.25, 0.5, 0.75]) and size == [1, 1, 1, 1]
+    assert turns == pytest.approx([0, 0.25, 0.5, 0.75])
+    assert size == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ export class ParameterForm {
     this.channel = channels.length > 1 ? select("Detector channel", [["", "first channel"], ...channels.map((c) => [c.name, c.name])], a.channel ?? "", (v) => this.app.do("channel", { id: a.id, channel: v || null })) : null;
     this.set = el("fieldset", { class: "fields" }, this.fields.map((f) => f.root), this.channel && el("label", { class: "field" }, el("span", { text: "Detector channel" }), this.channel));
     this.root.append(
-      el("div", { class: "form-head" }, el("span", { class: "dim", text: udf.title + (udf.own ? ` · ${udf.file}` : "") }), button("Default values", () => this.app.do("reset", { id: this.app.selected }), { symbol: "undo", bare: true })),
+      el("div", { class: "form-head" }, el("span", { class: "dim", text: udf.title + (udf.own ? ` · ${udf.file}` : "") }), (this.reset = button("Default values", () => this.app.do("reset", { id: this.app.selected }), { symbol: "undo", bare: true }))),
       this.failure,
       this.set,
       ...(this.fields.length ? [] : [el("p", { class: "dim", text: "This analysis has no parameters." })]),
@@ -59,7 +59,7 @@ export class ParameterForm {
 
   state(a) {
     if (!this.failure || !a) return;
-    this.set.disabled = !this.app.store.mayChange;
+    this.set.disabled = this.reset.disabled = !this.app.store.mayChange;
     this.failure.replaceChildren();
     if (!a.error) return;
     this.failure.append(el("strong", {}, icon("warn"), a.error.message));

@@ -108,7 +108,7 @@ export class Grid {
       const size = Math.min(w / columns - gap, height - BARS);
       const fits = rows * (height + gap) <= h + 1;
       const worth = size * (fits ? 1 : 0.8);
-      if (worth > best.size) best = { columns, size: worth, rows: `${height}px` };
+      if (worth >= best.size) best = { columns, size: worth, rows: `${height}px` };
     }
     this.root.style.gridTemplateColumns = `repeat(${best.columns}, minmax(0, 1fr))`;
     this.root.style.gridAutoRows = best.rows;

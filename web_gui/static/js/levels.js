@@ -35,7 +35,9 @@ export function robust(values, part = 0.003) {
   const seen = sample.subarray(0, n).sort();
   const lo = seen[Math.floor(part * (n - 1))];
   const hi = seen[Math.ceil((1 - part) * (n - 1))];
-  return hi > lo ? [lo, hi] : spread(lo);
+  if (hi > lo) return [lo, hi];
+  const all = extent(values); // nearly all pixels have one value: the others are what is to be seen
+  return all[1] > all[0] ? all : spread(lo);
 }
 
 function spread(value) {

@@ -23,6 +23,8 @@ export class Plot {
     this.span = null; // indices shown, null = all
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(this.root);
+    this.redraw = () => this.draw();
+    addEventListener("libstream-theme", this.redraw);
     this.root.addEventListener("pointermove", (e) => this.move(e));
     this.root.addEventListener("pointerleave", () => ((this.at = null), this.draw(), calls.hover?.(null)));
     this.root.addEventListener("pointerdown", (e) => e.button === 0 && (this.from = e.clientX));
@@ -171,7 +173,7 @@ export class Plot {
     };
     g.textAlign = "right";
     g.textBaseline = "middle";
-    for (const v of ticks(lo, hi, 5)) {
+    for (const v of ticks(lo, hi, Math.max(1, Math.min(6, f.h / 34)))) {
       const sy = PAD.top + f.h - ((v - lo) / (hi - lo)) * f.h;
       if (!this.log || Number.isInteger(v)) g.fillText(this.log ? short(10 ** v) : short(v), PAD.left - 6, sy);
       g.globalAlpha = 0.12;
@@ -199,5 +201,6 @@ export class Plot {
 
   close() {
     this.observer.disconnect();
+    removeEventListener("libstream-theme", this.redraw);
   }
 }

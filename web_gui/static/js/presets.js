@@ -11,7 +11,7 @@ const PRESETS = [
 // The presets that this server has UDFs for: [{title, help, add()}].
 export function presetsFor(app) {
   const source = app.store.source;
-  if (source?.sig?.length !== 2) return [];
+  if (source?.sig?.length !== 2 || !source.nav.length) return [];
   return PRESETS.filter(([, , udf]) => app.udf(udf)).map(([title, help, udf, params]) => ({ title, help, udf, add: () => addPreset(app, title, udf, params) }));
 }
 

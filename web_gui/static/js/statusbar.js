@@ -16,6 +16,8 @@ const LEDGER_HELP = {
   announced: "frames that the detector said it would send", received: "frames that came", processed: "frames that every analysis has seen",
   dropped: "frames that were thrown away because this computer was too slow", missing: "frames that never came", corrupt: "frames that could not be read",
   duplicate: "frames that came twice", late: "frames that came after their acquisition was over", surplus: "frames beyond what was announced", foreign: "messages of another acquisition",
+  unseen: "positions of which nothing is known yet", excluded: "frames that are not asked for: flyback, outside of the region", partial: "frames of which some sectors or channels never came",
+  pending: "frames that wait to be processed", gone: "frames that had left the memory when parameters were changed",
 };
 
 export class StatusBar {

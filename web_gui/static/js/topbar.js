@@ -20,7 +20,7 @@ export class TopBar {
     this.run = button("Run", () => act("run"), { symbol: "run", kind: "primary" });
     this.cancel = button("Cancel", () => act("cancel"), { symbol: "stop" });
     this.auto = el("input", { type: "checkbox", on: { change: () => act("auto", { on: this.auto.checked }) } });
-    this.autoLabel = el("label", { class: "check", title: "Changes are computed at once; off: by the Run button" }, this.auto, "at once");
+    this.autoLabel = el("label", { class: "check", title: "Changes are computed at once; off: by the Run button" }, this.auto, "run at once");
     this.arm = button("Arm", () => this.armed(), { symbol: "run", kind: "primary" });
     this.trigger = button("Trigger", () => act("trigger"));
     this.disarm = button("Stop", () => act("disarm"), { symbol: "stop" });
@@ -77,7 +77,7 @@ export class TopBar {
   factsText(source, live) {
     if (!source?.sig) return live ? `live · ${live.state}` : "";
     const size = (n) => n.join(" × ");
-    const parts = [KIND_WORDS[source.kind], source.format, `${size(source.nav) || "1"} scan`, `${size(source.sig)} ${source.dtype}`];
+    const parts = [KIND_WORDS[source.kind], source.format, source.nav.length ? `${size(source.nav)} scan` : "single frame", `${size(source.sig)} ${source.dtype}`];
     if (!live && source.bytes) parts.push(bytesText(source.bytes));
     if (live) parts.push(live.run ? `run ${live.run} ${live.run_state ?? ""}` : live.state);
     return parts.filter(Boolean).join(" · ");
