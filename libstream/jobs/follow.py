@@ -119,7 +119,6 @@ class Follow:
     def _take(self, acquisition: Acquired) -> None:
         """Process one acquisition until it is over and everything of it was processed."""
         session = self._session
-        self.number += 1
         self.armed = False
         try:
             begun = session.worker.submit(lambda: self._begin(acquisition))
@@ -149,7 +148,7 @@ class Follow:
         if self._closed.is_set():
             return
         self._session.records.over()
-        self.acquisition = acquisition
+        self.acquisition, self.number = acquisition, self.number + 1
         self._session.begin(acquisition, "live")
         self._session.say("info", f"run {run_of(acquisition)}: {sources.name_of(self.live.uri)} {acquisition.meta.shape}")
 

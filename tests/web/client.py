@@ -77,8 +77,8 @@ class Page:
             raise RuntimeError(f"{reply['error']['kind']}: {reply['error']['message']}")
         return reply["result"]
 
-    async def until(self, condition: Any, timeout_s: float = 20.0) -> None:
-        """Wait for something that messages bring about."""
+    async def until(self, condition: Any, timeout_s: float = 90.0) -> None:
+        """Wait for something that messages bring about; that may include compiling kernels, beside other tests."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: self.closed or condition())
         assert condition(), "the connection was closed before"

@@ -25,7 +25,7 @@ from tests.web.serving import FRAMES, Served, served
 def run(test: Callable[[Served], Awaitable[None]], folder: Path, **options: object) -> None:
     async def main() -> None:
         async with served(folder / "data", **options) as s:
-            await asyncio.wait_for(test(s), 60)
+            await asyncio.wait_for(test(s), 200)
 
     asyncio.run(main())
 
@@ -207,7 +207,7 @@ def test_a_script_does_what_the_page_does(tmp_path: Path) -> None:
         made = await s.ask("/api/analyses", "POST", json={"udf": "VirtualDetector", "id": "adf", "params": {"outer": 8}})
         assert made.code == 201
         assert json.loads(made.body)["outputs"] is not None
-        done = json.loads((await s.ask("/api/run?wait=20")).body)
+        done = json.loads((await s.ask("/api/run?wait=60")).body)
         assert done["run"]["state"] == "done"
         array = await s.ask("/api/results/adf/intensity.npy")
         assert array.headers["X-Libstream-Complete"] == "1"
@@ -217,7 +217,7 @@ def test_a_script_does_what_the_page_does(tmp_path: Path) -> None:
         assert np.array_equal(loaded, expected)
         changed = await s.ask("/api/analyses/adf", "PATCH", json={"params": {"inner": 3}, "title": "Dark field"})
         assert json.loads(changed.body)["title"] == "Dark field"
-        await s.ask("/api/run?wait=20")
+        await s.ask("/api/run?wait=60")
         expected = ls.run(FRAMES, ls.udfs.VirtualDetector(inner=3, outer=8))["intensity"]
         assert np.array_equal(np.load(io.BytesIO((await s.ask("/api/results/adf/intensity.npy")).body)), expected)
         values = np.load(io.BytesIO((await s.ask("/api/topics/a/adf/intensity.npy")).body))

@@ -28,7 +28,7 @@ class Detector:
         """One or several runs, in the background."""
         url = f"libstream://{self._s.session.follow.live.address.partition('://')[2]}"
         thread = threading.Thread(
-            target=ls.replay, args=(ls.open(FRAMES), url), kwargs={"cancel": self.stop, "patience_s": 20.0, **options}
+            target=ls.replay, args=(ls.open(FRAMES), url), kwargs={"cancel": self.stop, "patience_s": 90.0, **options}
         )
         thread.start()
         self._threads.append(thread)
@@ -36,7 +36,7 @@ class Detector:
     def end(self) -> None:
         self.stop.set()
         for t in self._threads:
-            t.join(20)
+            t.join(90)
 
 
 def run(test: Callable[[Served, Page, Detector], Awaitable[None]], folder: Path) -> None:
@@ -48,7 +48,7 @@ def run(test: Callable[[Served, Page, Detector], Awaitable[None]], folder: Path)
                 await page.cmd("open", uri="libstream://127.0.0.1:0", options={"scan": NAV, "ring_bytes": 64 << 20})
                 await page.cmd("add", udf="VirtualDetector", id="adf", params={"outer": 8})
                 await page.sub("a/adf/intensity")
-                await asyncio.wait_for(test(s, page, detector), 60)
+                await asyncio.wait_for(test(s, page, detector), 200)
             finally:
                 detector.end()
 
@@ -80,7 +80,7 @@ def test_one_acquisition_after_another(tmp_path: Path) -> None:
         detector.send(run=2)
         await page.until(lambda: page.state["live"]["acquisition"] == 2 and page.state["live"]["run_state"] == "done")
         await page.until(lambda: page.state["analyses"]["adf"]["state"] == "done" and topic(page)["gen"] > gen and topic(page)["final"])
-        assert page.state["source"]["id"] > first
+        await page.until(lambda: page.state["source"]["id"] > first)
         assert np.array_equal(page.arrays["a/adf/intensity"], adf(inner=3, outer=8))
         await page.until(lambda: len(page.state["history"]) == 2)
         past = page.state["history"][1]

@@ -20,7 +20,7 @@ from tests.web.sessions import OWN
 def run(test: Callable[[Served], Awaitable[None]], folder: Path, **options: object) -> None:
     async def main() -> None:
         async with served(folder / "data", **options) as s:
-            await asyncio.wait_for(test(s), 60)
+            await asyncio.wait_for(test(s), 200)
 
     asyncio.run(main())
 
