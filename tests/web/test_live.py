@@ -100,7 +100,7 @@ def test_one_acquisition_after_another(tmp_path: Path) -> None:
 
 def test_parameters_change_while_frames_come(tmp_path: Path) -> None:
     async def test(s: Served, page: Page, detector: Detector) -> None:
-        detector.send(rate=400)
+        detector.send(rate=100)
         await page.until(lambda: topic(page).get("gen", 0) > 0 and np.isfinite(page.arrays["a/adf/intensity"]).any())
         gen = topic(page)["gen"]
         for inner in (1, 2, 3, 4):
