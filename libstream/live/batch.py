@@ -11,7 +11,8 @@ from libstream.errors import WireError
 from libstream.live.assemble import NO_CODEC, Run
 
 _Arr = np.ndarray[Any, Any]
-_LARGEST = 1 << 62
+LARGEST = 1 << 62
+"""Numbers of frames are smaller."""
 
 
 class Batch:
@@ -42,7 +43,7 @@ class Batch:
     def add(self, part: FramePart, at: int) -> None:
         """One part, whose bytes begin at ring offset `at`. Raises WireError for one that cannot be."""
         _, number, _, start, stop, codec, shape, dtype, sector, channel, _ = part
-        if not (0 <= channel < self._channels and 0 <= sector < self._sectors and 0 <= number < _LARGEST):
+        if not (0 <= channel < self._channels and 0 <= sector < self._sectors and 0 <= number < LARGEST):
             raise WireError(f"frame {number}: sector {sector}, channel {channel} cannot be in this run")
         if codec is not self._codec or channel != self._channel:
             self._codec, self._channel = codec, channel

@@ -14,7 +14,7 @@ import numpy as np
 from libstream.contracts.stream import Announced, Event, FramePart, RunEnd, RunHeader, Skipped
 from libstream.errors import LibstreamError, WireError
 from libstream.live.assemble import Run, pick
-from libstream.live.batch import Batch
+from libstream.live.batch import LARGEST, Batch
 from libstream.live.layout import Layout
 from libstream.live.ledger import Counts
 
@@ -177,7 +177,7 @@ class Runs:
         self._batch.add(part, at)
 
     def _begin_with(self, part: FramePart, at: int) -> None:
-        if not (0 <= part.channel < CHANNELS_MAX and 0 <= part.sector < self.sectors and part.number >= 0):
+        if not (0 <= part.channel < CHANNELS_MAX and 0 <= part.sector < self.sectors and 0 <= part.number < LARGEST):
             raise WireError(f"frame {part.number}: sector {part.sector}, channel {part.channel} cannot be")
         self._first.append((part, at))
 

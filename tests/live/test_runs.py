@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from libstream.errors import CodecError, LibstreamError, ShapeError
+from libstream.contracts.stream import FramePart
+from libstream.errors import CodecError, LibstreamError, ShapeError, WireError
 from libstream.live.acquisition import TABLE_BYTES, TABLE_FREE_BYTES, TABLE_PART_BYTES
 from libstream.live.runs import END_S, NOT_UNDERSTOOD_SHOWN, REMEMBERED, STRANGE_MIN
 from tests.live.by_hand import SCAN, ByHand, N, Pass, begin, marked, send
@@ -313,6 +314,19 @@ def test_acquisitions_that_nobody_takes_give_way(patch: pytest.MonkeyPatch) -> N
         hand.wire.end(run)
         hand.turn()
     assert [a.run for a in hand.taken()] == [195, 196, 197, 198, 199]
+
+
+def test_a_first_frame_with_a_number_that_cannot_be_costs_nothing_else(patch: pytest.MonkeyPatch) -> None:
+    hand = ByHand(patch, scan=SCAN)
+    hand.wire.header(1, N)
+    hand.turn()
+    part = FramePart(1, 2**63 - 1, 0, 0, 4, "raw<", (2, 1), "uint16")
+    with pytest.raises(WireError, match="cannot be"):
+        hand.runs.take(part, [0], [4])
+    hand.runs.message_over()
+    send(hand, 1, range(N))
+    (acquisition,) = hand.taken()
+    assert acquisition.n_arrived == N
 
 
 def test_large_acquisitions_that_nobody_takes_give_way(patch: pytest.MonkeyPatch) -> None:
