@@ -158,3 +158,13 @@ def test_scripts(tmp_path: Path, guarded: bool) -> None:
     else:
         assert done.returncode == 1
         assert "put what it does under `if __name__ == '__main__':`" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench.cluster", "--smoke", "--json", str(tmp_path / "report.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=links.ROOT)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [job["same_bits"] for job in report["jobs"]] == [True, True]
+    assert len(report["fixed_ms"]) == 4
