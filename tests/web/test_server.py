@@ -51,7 +51,7 @@ def test_a_page_sees_the_scan_and_the_image_follows(tmp_path: Path) -> None:
         assert np.array_equal(page.arrays["a/adf/intensity"], adf(inner=4.5, outer=8))
         await page.until(lambda: page.state["analyses"]["adf"]["shown_gen"] == gen)
         assert page.state["analyses"]["adf"]["params"]["inner"] == 4.5
-        assert page.state["run"]["state"] == "done"
+        await page.until(lambda: page.state["run"]["state"] == "done")
         await page.sub("frame", at=[3, 4])
         await page.until(lambda: "frame" in page.arrays)
         assert np.array_equal(page.arrays["frame"], FRAMES[3, 4])
