@@ -24,6 +24,7 @@ export class ImageTile extends Tile {
     this.chooser = modes.length > 1 ? select(`${label}: what is shown`, modes, this.mode, (v) => this.setMode(v)) : null;
     this.fit = button("Whole image (0)", () => this.view.reset(), { symbol: "fit", bare: true });
     this.head.insertBefore(this.fit, this.grow);
+    this.view.marks.add((view) => (this.fit.hidden = view.zoom === 1));
     if (this.chooser) this.head.insertBefore(this.chooser, this.fit);
     this.body.append(this.view.root);
     if (display !== "image") {

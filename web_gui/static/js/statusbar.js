@@ -40,6 +40,7 @@ export class StatusBar {
     root.append(this.bar, el("span", { class: "part" }, this.share, " ", this.count), this.left, this.into.root, this.done.root, this.fill.root, this.lost, this.books, this.latency.root, el("span", { class: "grow" }), this.lag.root, this.link, this.spoken);
     app.store.addEventListener("stat", () => this.update());
     for (const name of ["open", "lost", "trying", "outdated"]) app.link.addEventListener(name, (e) => this.connection(name, e.detail));
+    for (const node of [this.bar, this.lost, this.books, this.into.root, this.done.root, this.fill.root, this.latency.root]) node.hidden = true;
     this.connection("trying", { tries: 0 });
   }
 
