@@ -77,7 +77,7 @@ class Run:
         self.combine_bytes = settings.combine_bytes
         self.merges = False
         self.due = 0.0
-        self.threads = 1
+        self.threads, self.alone = 1, False
         self.ping: Any = None
         self.heard = self.served = time.monotonic()
 
@@ -285,14 +285,14 @@ class Run:
                 self.heard = now
         elif now - self.heard > SILENT_S:
             raise self._dropped()
-        if self.flying and now - self.served > self.settings.wait_s:
+        if self.alone and self.flying and now - self.served > self.settings.wait_s:
             raise OSError(
                 f"the Dask scheduler at {self.client.scheduler.address} has had no worker for {self.settings.wait_s:g} s: start some with "
                 f"`dask worker {self.client.scheduler.address}`, or wait longer for them with wait_s="
             )
 
     def _count(self, threads: dict[str, int]) -> None:
-        self.threads = max(1, sum(threads.values()))
+        self.threads, self.alone = max(1, sum(threads.values())), not threads
         if threads:
             self.served = time.monotonic()
 

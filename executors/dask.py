@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
-import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -111,11 +112,12 @@ class DaskExecutor:
             return distributed.Client(self._cluster, set_as_default=False)
         where = _address(self._address)
         try:
-            # asked first: a client that finds nobody tries again for a while, and leaves a thread behind
-            socket.create_connection((urlsplit(where).hostname or "", urlsplit(where).port or PORT), CONNECT_S).close()
+            # asked first, in a thread because notebooks have an event loop: a client that finds nobody leaves a thread behind
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: asyncio.run(_greet(where, self._security or distributed.Security()))).result()
             return distributed.Client(where, timeout=CONNECT_S, security=self._security, set_as_default=False)
         except (OSError, ValueError) as exc:
-            why = str(exc).strip().splitlines()[0]
+            why = f"{type(exc).__name__}: {exc}".strip().splitlines()[0]
         raise OSError(f"the Dask scheduler at {where} does not answer ({why}); is the address right, and does `dask scheduler` run there?")
 
     def _started(self, distributed: Any) -> Any:
@@ -139,6 +141,13 @@ class DaskExecutor:
                 )  # fmt: skip
             except RuntimeError as exc:
                 raise WorkerLostError(f"Dask's workers do not start ({exc}). {GUARD}") from exc
+
+
+async def _greet(where: str, security: Any) -> None:
+    from distributed.comm import connect
+
+    comm = await connect(where, timeout=CONNECT_S, **security.get_connection_args("client"))
+    await comm.close()
 
 
 def _address(given: str) -> str:
