@@ -134,6 +134,7 @@ class Window:
         self.hosts: set[str] = set()
         self.allowed: list[str] = []
         self.clicks = 0
+        self.closed = False
         self.page.on(
             "console",
             lambda m: self.wrong.append(f"{m.type}: {m.text} ({m.location.get('url', '')})") if m.type in ("error", "warning") else None,
@@ -156,6 +157,9 @@ class Window:
 
     def close(self) -> None:
         """Close it, and complain about everything that went wrong: errors, violated policies, requests to other hosts."""
+        if self.closed:
+            return
+        self.closed = True
         self.context.close()
         wrong = [w for w in self.wrong if not any(a in w for a in self.allowed)]
         assert not wrong, wrong

@@ -98,6 +98,36 @@ def test_everything_is_back_after_the_server_restarts(serve: Starts, window: Ope
     w.until("libstream.store.mayChange")
 
 
+def test_yesterdays_scan_is_found_and_run_again(serve: Starts, window: Opens) -> None:
+    """The third scenario of the issue: three clicks from the open page to the saved file, on another day."""
+    server = serve("--fresh")
+    w = window(server)
+    w.js(f"libstream.do('open', {{uri: '{server.folder}/data/yesterday/old.npy'}})")
+    w.until("libstream.store.source?.state === 'ready'")
+    w.js("libstream.do('add', {udf: 'VirtualDetector', id: 'adf', title: 'Ring', params: {inner: 9, outer: 24}})")
+    w.until("libstream.store.state.order.length === 1")
+    w.settled()
+    before = w.array("a/adf/intensity")
+    w.js("libstream.do('close')")
+    w.until("libstream.store.state.history.length > 0")
+    w.close()
+    w.wrong.clear()
+    server.stop()
+    server.start()
+    w = window(server)
+    w.click("button", "Past runs")
+    row = w.page.locator("dialog.history li", has_text="old.npy").first
+    row.wait_for()
+    w.shot("yesterday")
+    row.get_by_role("button", name="Open again").click()
+    w.until("libstream.store.source?.state === 'ready' && libstream.store.state.order.length === 1")
+    w.settled()
+    assert np.array_equal(w.array("a/adf/intensity"), before)
+    w.click("button", "Save results")
+    w.page.locator(".toast", has_text="Saved to").wait_for()
+    assert next((server.folder / "out").glob("old*.h5")).stat().st_size > 1000
+
+
 def test_strangers_stay_outside(shared: Serve, window: Opens) -> None:
     w = window(shared)
     context = w.context.browser.new_context()

@@ -308,6 +308,54 @@ def test_values_under_the_pointer_are_exact(adf: Window) -> None:
     )
 
 
+def test_polygons_and_setups(adf: Window) -> None:
+    adf.page.get_by_role("region", name="Ring, Intensity", exact=True).get_by_role("button", name="More for this view").click()
+    adf.click("menuitem", "Region: polygon")
+    corners = [(2.0, 2.0), (2.0, 20.0), (16.0, 11.0)]
+    for y, x in corners:
+        adf.page.mouse.click(*adf.point(SCAN_VIEW, y, x))
+    adf.page.keyboard.press("Enter")
+    adf.until("libstream.store.state.roi?.kind === 'polygon'")
+    adf.settled()
+    n = adf.state()["roi"]["n"]
+    assert 80 < n < 180
+    assert np.isfinite(adf.array("a/adf/intensity")).sum() == n
+    # a corner, by keyboard
+    adf.page.get_by_role("slider", name="Region: corner 3").first.focus()
+    adf.page.keyboard.press("Shift+ArrowUp")
+    adf.until(f"libstream.store.state.roi.n < {n}")
+    adf.settled()
+    few = adf.state()["roi"]["n"]
+    adf.click("button", "Code, setups, history")
+    adf.click("menuitem", "Save this setup…")
+    adf.page.get_by_role("textbox", name="Name of the setup").fill("triangle")
+    adf.page.keyboard.press("Enter")
+    adf.until("libstream.store.state.setups.some(s => s.name === 'triangle')")
+    adf.click("button", "Whole scan")
+    adf.until("libstream.store.state.roi === null")
+    adf.click("button", "Code, setups, history")
+    adf.click("menuitem", "Setup: triangle")
+    adf.until(f"libstream.store.state.roi?.n === {few}")
+    adf.settled()
+
+
+def test_changes_wait_for_run_where_that_is_wanted(adf: Window) -> None:
+    adf.page.get_by_label("run at once").uncheck()
+    adf.until("libstream.store.state.run.auto === false")
+    before = adf.array("a/adf/intensity")
+    box = adf.page.locator("[data-name=outer] input")
+    box.fill("17")
+    box.press("Enter")
+    adf.until("libstream.store.state.analyses.adf.params.outer === 17")
+    adf.page.wait_for_timeout(400)
+    assert np.array_equal(adf.array("a/adf/intensity"), before)
+    adf.click("button", "Run")
+    adf.settled()
+    assert np.array_equal(adf.array("a/adf/intensity"), expected(adf.serve, adf.state()["analyses"]["adf"]["params"]))
+    adf.page.get_by_label("run at once").check()
+    adf.until("libstream.store.state.run.auto")
+
+
 def test_a_narrow_window_has_a_drawer(adf: Window) -> None:
     adf.page.set_viewport_size({"width": 640, "height": 800})
     assert not adf.page.get_by_role("button", name="Add analysis").is_visible()

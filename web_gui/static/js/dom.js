@@ -139,7 +139,9 @@ export function dialog(title, attrs, ...children) {
     before?.focus?.();
   });
   node.addEventListener("pointerdown", (event) => {
-    if (event.target === node && event.offsetY < 0) node.close();
+    const box = node.getBoundingClientRect();
+    const outside = event.clientX < box.left || event.clientX > box.right || event.clientY < box.top || event.clientY > box.bottom;
+    if (event.target === node && outside) node.close();
   });
   document.body.append(node);
   node.showModal();
