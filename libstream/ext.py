@@ -46,7 +46,7 @@ from libstream.errors import (
     WireError,
     WorkerLostError,
 )
-from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel, part_of, prefetch
+from libstream.kernels.jit import Kernel, flat_of, frame_of, kernel, part_of, prefetch, row_of
 from libstream.model.array import Array, digest_of
 from libstream.model.corrections import Corrections
 from libstream.model.order import ScanOrder
@@ -175,6 +175,7 @@ __all__ = [
     "part_of",
     "prefetch",
     "ragged",
+    "row_of",
     "sig",
     "single",
     "transport",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sys
 import types
 from pathlib import Path
@@ -32,15 +33,19 @@ def kernel_digest(k: Kernel, *extra: str) -> str:
 
 @functools.cache
 def _environment() -> tuple[str, ...]:
-    import llvmlite
-    import llvmlite.binding
-    import numba
+    import importlib.metadata
+
+    import llvmlite.binding as llvm
 
     import libstream
 
-    cpu = llvmlite.binding.get_host_cpu_name()
-    own = [hashlib.sha256((Path(__file__).parent / name).read_bytes()).hexdigest() for name in ("jit.py", "loops.py", "rt.py")]
-    return (libstream.__version__, sys.version, numba.__version__, llvmlite.__version__, np.__version__, cpu, *own)
+    # compiled code is kept in files of its own, so that numba's version is asked for without importing it: that takes 0.3 s
+    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
+    cpu = (llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+    sources = [Path(__file__).parent / f"{name}.py" for name in ("jit", "loops", "drive", "rt", "emit", "link")]
+    own = [hashlib.sha256(source.read_bytes()).hexdigest() for source in sources]
+    settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+    return (libstream.__version__, sys.version, *versions, np.__version__, *cpu, *own, *settings)
 
 
 def _feed(h: Any, value: Any, seen: dict[Any, int]) -> None:

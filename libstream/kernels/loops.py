@@ -3,14 +3,15 @@
 Python is called once for a block of frames, not for each tile, and several UDFs share a tile in cache without a compile for
 each combination of them: the driver calls entries by address.
 
-An entry is generated as a small module in the user's cache, named by a digest of all it contains, and compiled with numba's
-cache: kernels of notebooks are cached too, and an edited callee never leaves a stale result.
+An entry is generated as a small module in the user's cache, named by a digest of all it contains, and its machine code is kept
+beside it: kernels of notebooks are cached too, an edited callee never leaves a stale result, and a process that finds all it needs
+there does not import numba.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from libstream.kernels.digest import kernel_digest
 from libstream.kernels.jit import Kernel
-from libstream.kernels.store import generated_module, load_cached
+from libstream.kernels.link import linked, saved
+from libstream.kernels.store import generated_module, kernel_folder
 
 ArgKind = Literal["nav", "sig", "single", "array", "scalar", "aux", "index", "row0", "ragged"]
 
@@ -142,31 +144,58 @@ def _scalar(sample: Any, slot: int) -> str:
 
 def compiled_entry(k: Kernel, hook: str, args: Sequence[Arg], tile: np.ndarray[Any, Any]) -> Entry:
     """The entry for kernel `k`, compiled (or loaded from the cache) for tiles like `tile` (n, *sig) and arguments like the samples."""
-    import numba
-
-    from libstream.kernels import rt
-
     source = entry_source(hook, args, tile.ndim - 1)
-    types = [str(numba.typeof(a.sample)) for a in args if a.kind not in ("index", "row0")]
-    tile_type = numba.typeof(tile).copy(readonly=True, layout="C" if tile.flags.c_contiguous else "A")
-    digest = kernel_digest(k, source, str(tile_type), *types)
+    contiguous = tile.flags.c_contiguous
+    types = [_type(a.sample) for a in args if a.kind not in ("index", "row0")]
+    digest = kernel_digest(k, source, f"{_type(tile)} {contiguous}", *types)
+
+    def function() -> Any:
+        import numba
+
+        from libstream.kernels import rt
+
+        names: dict[str, Any] = {
+            "user": k.jit,
+            "frame_of": rt.frame_of,
+            "tile_at": rt.tile_at(numba.typeof(tile).copy(readonly=True, layout="C" if contiguous else "A")),
+            "at_i8": rt.words_at,
+            "at_f8": rt.array_at(numba.float64[::1]),
+            "at_index": rt.array_at(numba.typeof(_read_only(np.zeros(1, np.int64)))),
+            "at_index_rw": rt.words_at,
+        }
+        for i, a in enumerate(args):
+            if a.kind not in ("index", "row0", "scalar"):
+                names[f"at_a{i}"] = rt.array_at(numba.typeof(a.sample))
+        return generated_module(digest, f"# around {k!r}\n\n\n{source}", names).entry
+
+    return made(digest, function, max(HEAD + sum(a.slots for a in args), 1))
+
+
+def _type(sample: Any) -> str:
+    """All of a sample that the type of the kernel's argument depends on."""
+    if isinstance(sample, tuple):
+        return f"({', '.join(map(_type, sample))})"
+    if not isinstance(sample, np.ndarray):
+        return type(sample).__name__
+    flags = sample.flags
+    layout = "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"
+    return f"{np.dtype(sample.dtype).descr} {sample.dtype.str} {sample.ndim} {layout} {flags.writeable} {flags.aligned}"
+
+
+def made(digest: str, function: Callable[[], Any], n_slots: int) -> Entry:
+    """`int64 function()(int64)`: from this process, from the cache, or compiled now. `digest` covers all of it."""
     with _lock:
         if digest not in _entries:
-            names: dict[str, Any] = {
-                "user": k.jit,
-                "frame_of": rt.frame_of,
-                "tile_at": rt.tile_at(tile_type),
-                "at_i8": rt.array_at(numba.int64[::1]),
-                "at_f8": rt.array_at(numba.float64[::1]),
-                "at_index": rt.array_at(numba.typeof(_read_only(np.zeros(1, np.int64)))),
-                "at_index_rw": rt.array_at(numba.int64[::1]),
-            }
-            for i, a in enumerate(args):
-                if a.kind not in ("index", "row0", "scalar"):
-                    names[f"at_a{i}"] = rt.array_at(numba.typeof(a.sample))
-            module = generated_module(digest, f"# around {k!r}\n\n\n{source}", names)
-            made = load_cached(lambda: numba.cfunc("int64(int64)", cache=True)(module.entry))
-            _entries[digest] = Entry(made.address, max(HEAD + sum(a.slots for a in args), 1), (module, made))
+            path = kernel_folder() / f"{digest[:40]}.o"
+            code, keep = saved(path), None
+            if code is None:
+                from libstream.kernels.emit import object_code
+
+                keep = function()
+                code, lasting = object_code(keep)
+                if lasting:
+                    code.save(path)
+            _entries[digest] = Entry(linked(code), n_slots, keep)
         return _entries[digest]
 
 
@@ -193,93 +222,6 @@ def fill_context(ctx: np.ndarray[Any, Any], args: Sequence[Arg], values: Sequenc
 def _read_only(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     array.setflags(write=False)
     return array
-
-
-def drive(addresses, contexts, context_address, sources, strides, row_strides, runs, depth, bands, cancel, k, gather, at):  # type: ignore[no-untyped-def]
-    """Visit runs, tiles, bands and entries; the one compiled loop of libstream (see `driver`).
-
-    addresses: int64 (u,), entries in the order in which they see a tile. contexts: int64 (u, slots), C order, at `context_address`.
-    sources: int64 (u,), address of frame 0 as entry u sees it; < 0: ~address of a buffer that holds the current tile only, which
-    an earlier entry, or gathering, fills. strides, row_strides: bytes from frame to frame and from row to row, by entry.
-    runs: int64 (n, 2), frames to visit. depth: frames of a tile. bands: int64 (b, 2), row ranges.
-    whole frames go to entries of converters: those have row_strides 0 and are called with the first band only.
-    gather: int64 (5,) (address of a buffer for a tile or 0, address of frame 0, bytes from frame to frame, bytes of a frame, address
-    of a table for a tile or 0): a tile is made of several runs, by copying, or by a table of where its frames are.
-    at: int64 (6,) (run, frame or -1, band, entry, row, frames of the tile): where to go on, and where it stopped.
-    Returns DONE, or NEEDS_ROOM, FAILED, CANCELLED with `at` on the entry concerned.
-    """
-    a, i, b, u, r = at[0], at[1], at[2], at[3], at[4]
-    slots = contexts.shape[1]
-    while a < runs.shape[0]:
-        if cancel[0] != 0:
-            return 3
-        if i < 0:
-            i = runs[a, 0]
-        m, next_a, next_i = 0, a, i
-        while next_a < runs.shape[0] and (m == 0 or (gather[0] + gather[4] != 0 and m < depth)):
-            if next_i < 0:
-                next_i = runs[next_a, 0]
-            n = min(depth - m, runs[next_a, 1] - next_i)
-            if gather[4] != 0:
-                table = words_at(gather[4], (depth,))  # type: ignore[name-defined]  # noqa: F821  given by `driver`
-                for j in range(n):
-                    table[m + j] = (next_i + j) * gather[2]
-            if gather[0] != 0:
-                for j in range(n):
-                    source, target = gather[1] + (next_i + j) * gather[2], gather[0] + (m + j) * gather[3]
-                    for page in range(0, gather[3], 4096):
-                        size = min(4096, gather[3] - page)
-                        for line in range(64):  # of the next page, beyond which the processor does not look by itself
-                            ask_for(source + page + 4096 + 64 * line)  # type: ignore[name-defined]  # noqa: F821
-                        to = bytes_at(target + page, (size,))  # type: ignore[name-defined]  # noqa: F821  given by `driver`
-                        frame = bytes_at(source + page, (size,))  # type: ignore[name-defined]  # noqa: F821
-                        for p in range(size):  # twice as fast as memcpy, which writes past the cache
-                            to[p] = frame[p]
-            m, next_i = m + n, next_i + n
-            if next_i == runs[next_a, 1]:
-                next_a, next_i = next_a + 1, -1
-        while b < bands.shape[0]:
-            y0, y1 = bands[b, 0], bands[b, 1]
-            while u < addresses.shape[0]:
-                whole = row_strides[u] == 0
-                if not whole or b == 0:
-                    c = contexts[u]
-                    if sources[u] < 0:
-                        c[0] = ~sources[u] + y0 * row_strides[u]
-                        c[13] = 0
-                    else:
-                        c[0] = sources[u] + (0 if gather[4] != 0 else i * strides[u]) + y0 * row_strides[u]
-                        c[13] = gather[4]
-                    c[1], c[2], c[5], c[6] = strides[u], m, k + r, r
-                    if whole:
-                        c[3], c[4] = bands[bands.shape[0] - 1, 1], 0
-                    else:
-                        c[3], c[4] = y1 - y0, y0
-                    status = call_address(addresses[u], context_address + u * slots * 8)  # type: ignore[name-defined]  # noqa: F821  given by `driver`
-                    if status != 0:
-                        at[0], at[1], at[2], at[3], at[4], at[5] = a, i, b, u, r, m
-                        return status
-                u += 1
-            u = 0
-            b += 1
-        b = 0
-        r += m
-        a, i = next_a, next_i
-    return 0
-
-
-def driver() -> Any:
-    """The compiled `drive`, made once per process from the cache."""
-    global _driver
-    if _driver is None:
-        from libstream.kernels import rt
-
-        given = {name: getattr(rt, name) for name in ("call_address", "bytes_at", "words_at", "ask_for")}
-        _driver = Kernel(rt.with_globals(drive, **given)).cached
-    return _driver
-
-
-_driver: Any = None
 
 
 def cached_function(k: Kernel) -> Any:

@@ -33,7 +33,8 @@ def _part(context: Any, builder: Any, ret: Any, source: Any, i: Any, first: Any,
     """C-contiguous array of `shape` from pixel `first` on of frame i of the array struct `source`."""
     start, tabled = _start(builder, source, i)
     out = make_array(ret)(context, builder)
-    strides, step = [], source.itemsize
+    strides: list[Any] = []
+    step = source.itemsize
     for n in reversed(shape):
         strides.insert(0, step)
         step = builder.mul(step, n)
@@ -75,6 +76,24 @@ def flat_of(tc: Any, tile: Any, i: Any) -> Any:
         return _part(context, builder, ret, source, args[1], context.get_constant(numba.types.intp, 0), [size])
 
     return ret(tile, numba.types.intp), gen
+
+
+@intrinsic
+def row_of(tc: Any, array: Any) -> Any:
+    """The elements of a C-contiguous array as one row."""
+    if not isinstance(array, numba.types.Array) or array.layout != "C":
+        raise numba.errors.TypingError(f"row_of takes a C-contiguous array, got {array}")
+    ret = array.copy(ndim=1)
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, out = make_array(array)(context, builder, args[0]), make_array(ret)(context, builder)
+        shape, strides = [source.nitems], [source.itemsize]
+        populate_array(
+            out, data=source.data, shape=shape, strides=strides, itemsize=source.itemsize, meminfo=source.meminfo, parent=source.parent
+        )
+        return impl_ret_borrowed(context, builder, ret, out._getvalue())
+
+    return ret(array), gen
 
 
 @intrinsic
@@ -192,6 +211,32 @@ def call_address(tc: Any, address: Any, argument: Any) -> Any:
         return builder.call(func, [args[1]])
 
     return numba.int64(numba.int64, numba.int64), gen
+
+
+@intrinsic
+def word(tc: Any, address: Any, i: Any) -> Any:
+    """Word i (int64) of those at `address`."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load(_word(context, builder, args))
+
+    return numba.int64(numba.int64, numba.int64), gen
+
+
+@intrinsic
+def set_word(tc: Any, address: Any, i: Any, value: Any) -> Any:
+    """Write word i (int64) of those at `address`."""
+
+    def gen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _word(context, builder, args))
+        return context.get_dummy_value()
+
+    return numba.void(numba.int64, numba.int64, numba.int64), gen
+
+
+def _word(context: Any, builder: Any, args: Any) -> Any:
+    base = builder.inttoptr(args[0], context.get_value_type(numba.int64).as_pointer())
+    return builder.gep(base, [args[1]])
 
 
 bytes_at, words_at = array_at(numba.uint8[::1]), array_at(numba.int64[::1])

@@ -1,4 +1,4 @@
-"""Generated modules in the user's cache, beside which numba keeps their machine code."""
+"""Generated modules in the user's cache, beside which their machine code is kept."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import importlib.util
 import os
 import sys
 import tempfile
-import types
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from libstream.config import cache_dir
 
-_T = TypeVar("_T")
 _temporary: tempfile.TemporaryDirectory[str] | None = None
 
 
@@ -31,27 +28,6 @@ def generated_module(digest: str, source: str, names: dict[str, Any]) -> Any:
     sys.modules[name] = module  # before it runs: numba finds cached code through the module's name
     spec.loader.exec_module(module)
     return module
-
-
-def load_cached(make: Callable[[], _T]) -> _T:
-    """`make()`, which compiles or loads from numba's cache. Modules that cached code names and that are gone are stood in for.
-
-    With code numba keeps the name of the module of each function in it, and imports it on loading; only object mode would use it.
-    A UDF of a file that another program imported by another name, or of a worker's unpickled class, has no such module here.
-    """
-    stand_ins: list[str] = []
-    try:
-        while True:
-            try:
-                return make()
-            except ModuleNotFoundError as exc:
-                if not exc.name or exc.name in sys.modules:
-                    raise
-                sys.modules[exc.name] = types.ModuleType(exc.name)
-                stand_ins.append(exc.name)
-    finally:
-        for name in stand_ins:
-            sys.modules.pop(name, None)
 
 
 def kernel_folder() -> Path:

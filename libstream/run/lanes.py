@@ -10,8 +10,9 @@ import numpy as np
 
 from libstream.errors import CancelledError
 from libstream.kernels import loops
+from libstream.kernels.drive import drive_words, driver
 from libstream.kernels.jit import finds_frames
-from libstream.kernels.loops import DONE, FAILED, FIRST, INDEX, NEEDS_ROOM, USED, WANTED, Entry, driver, fill_context
+from libstream.kernels.loops import CANCELLED, DONE, FAILED, FIRST, INDEX, NEEDS_ROOM, USED, WANTED, Entry, fill_context
 from libstream.run.block import Block
 from libstream.run.buffers import Buffers
 from libstream.run.calls import Call, State
@@ -96,12 +97,13 @@ class Lanes:
         self.contexts[:, INDEX] = index.ctypes.data
         held = [self._fill(i, index) for i in range(len(self.calls))]
         at = np.array([0, -1, 0, 0, 0, 0], np.int64)
-        base = self.contexts.ctypes.data
+        runs = np.ascontiguousarray(block.runs, np.int64)
+        words = drive_words(
+            self.addresses, self.contexts, self.sources, self.strides, self.row_strides, runs, self.depth, self.bands, cancel,
+            int(block.k), gather, at,
+        )  # fmt: skip
         while True:
-            status = driver()(
-                self.addresses, self.contexts, base, self.sources, self.strides, self.row_strides, block.runs, self.depth, self.bands,
-                cancel, block.k, gather, at,
-            )  # fmt: skip
+            status = driver()(words.ctypes.data)
             if status == DONE:
                 break
             if status == NEEDS_ROOM:
@@ -112,8 +114,10 @@ class Lanes:
                 held[i] = self._fill(i, index)
             elif status == FAILED:
                 raise self._failure(block, index, at, bool(gather[4]))
-            else:
+            elif status == CANCELLED:
                 raise CancelledError("cancelled")
+            else:
+                raise RuntimeError(f"the compiled loop stopped with status {status}; this is a fault of libstream")
         for i, call in enumerate(self.calls):
             if call.ragged:
                 self.states[i].used = int(self.contexts[self.first + i, USED])

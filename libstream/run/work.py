@@ -15,7 +15,8 @@ from libstream.contracts.executor import CancelFlag
 from libstream.contracts.source import FrameReader, Opener, Partition, TakesPartitions
 from libstream.contracts.udf import UDF
 from libstream.errors import CancelledError, UDFError, UsageError
-from libstream.kernels.loops import Entry, driver
+from libstream.kernels.drive import driver
+from libstream.kernels.loops import Entry
 from libstream.model.partial import PROCESSED, Partial
 from libstream.plan.plan import Tiling
 from libstream.run.block import Block

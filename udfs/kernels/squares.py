@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from libstream.ext import flat_of, kernel
+from libstream.ext import flat_of, kernel, row_of
 
 _Arr = np.ndarray[Any, Any]
 
@@ -18,7 +18,7 @@ def add_squares(tile: _Arr, total: _Arr, squares: _Arr, count: _Arr, row0: int) 
     count += number of frames.
     """
     t = total.dtype.type
-    s, q = total.reshape(-1), squares.reshape(-1)
+    s, q = row_of(total), row_of(squares)
     n = tile.shape[0]
     if row0 == 0:
         count[0] += n
@@ -49,7 +49,7 @@ def add_squares_wide(tile: _Arr, total: _Arr, squares: _Arr, squares_high: _Arr,
     count += number of frames.
     """
     t = total.dtype.type
-    s, q, h = total.reshape(-1), squares.reshape(-1), squares_high.reshape(-1)
+    s, q, h = row_of(total), row_of(squares), row_of(squares_high)
     n = tile.shape[0]
     if row0 == 0:
         count[0] += n
@@ -81,7 +81,7 @@ def add_deviations(tile: _Arr, running_mean: _Arr, deviations: _Arr, seen: _Arr,
 
     Groups of 8 frames have their own mean and deviations, merged by eq. 2.1 of doi:10.1080/00031305.1983.10483115.
     """
-    m, d = running_mean.reshape(-1), deviations.reshape(-1)
+    m, d = row_of(running_mean), row_of(deviations)
     n = tile.shape[0]
     n_before = seen[row0]
     for y in range(tile.shape[1]):

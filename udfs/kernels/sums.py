@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from libstream.ext import flat_of, kernel
+from libstream.ext import flat_of, kernel, row_of
 
 _Arr = np.ndarray[Any, Any]
 
@@ -27,7 +27,7 @@ REASSOCIATE = {"reassoc", "nsz", "contract"}
 def add_frames(tile: _Arr, sum: _Arr) -> None:
     """sum (rows, ...) += the frames, in the dtype of `sum`. Exact while it fits into that."""
     t = sum.dtype.type
-    a = sum.reshape(-1)
+    a = row_of(sum)
     n = tile.shape[0]
     i = 0
     while i + 8 <= n:
@@ -87,7 +87,7 @@ def smaller(a: Any, b: Any) -> Any:
 def _extreme(pick: Any) -> Any:
     @kernel
     def extreme(tile: _Arr, acc: _Arr) -> None:
-        a = acc.reshape(-1)
+        a = row_of(acc)
         n = tile.shape[0]
         i = 0
         while i + 8 <= n:
@@ -141,7 +141,7 @@ def log_of(x: Any) -> Any:
 @kernel
 def add_logs(tile: _Arr, logsum: _Arr) -> None:
     """logsum (rows, ...) += log(frame - min(frame) + 1), for whole frames, float64."""
-    a = logsum.reshape(-1)
+    a = row_of(logsum)
     for i in range(tile.shape[0]):
         f = flat_of(tile, i)
         low = np.float64(_minimum(f))
@@ -152,7 +152,7 @@ def add_logs(tile: _Arr, logsum: _Arr) -> None:
 @kernel
 def add_logs_by_table(tile: _Arr, logsum: _Arr, logs: _Arr) -> None:
     """As `add_logs`, for integers of 8 and 16 bits and bool: logs[k] = log(k + 1) for every possible difference."""
-    a = logsum.reshape(-1)
+    a = row_of(logsum)
     for i in range(tile.shape[0]):
         f = flat_of(tile, i)
         low = np.int64(_minimum(f))
