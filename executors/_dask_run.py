@@ -136,7 +136,7 @@ class Run:
         waiting = 0 if self.merges else len(self.nodes) + (len(self.coming[1]) if self.coming else 0)
         return self.threads * (1 + AHEAD) - self.n_tasks - waiting
 
-    def _submit(self, task: Callable[..., Partial], arguments: tuple[Any, ...], node: Node) -> None:
+    def _submit(self, task: Callable[..., Any], arguments: tuple[Any, ...], node: Node) -> None:
         # keys are tuples: tasks of one name are a group, which the scheduler hands out as workers become free
         key = (f"libstream-{task.__name__}-{self.token}", node.level, node.i, next(_numbers))
         future = self.client.submit(task, self.token, *arguments, key=key, priority=node.level, pure=False)

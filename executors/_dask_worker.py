@@ -192,7 +192,7 @@ def with_paths(value: Any, path_map: Mapping[str, str]) -> Any:
 def _run_plugin() -> type[Any]:
     from distributed import WorkerPlugin
 
-    class RunPlugin(WorkerPlugin):  # type: ignore[misc]
+    class RunPlugin(WorkerPlugin):  # type: ignore[misc,unused-ignore]
         """Brings a run to every worker once, also to those that join later."""
 
         def __init__(self, token: str, *what: Any) -> None:

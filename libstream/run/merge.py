@@ -49,7 +49,8 @@ class Merger:
 
     def _joined(self, at: Key, left: Partial, right: Partial) -> Any:
         """Placed rows of both; a side in which the UDF has failed has those of an empty result."""
-        a, b = (side.placed.get(at) for side in (left, right))
+        a: Any = left.placed.get(at)
+        b: Any = right.placed.get(at)
         if a is None or b is None:
             some, n = (b, _n_good(left)) if a is None else (a, _n_good(right))
             if isinstance(some, RaggedPart):
