@@ -82,13 +82,13 @@ def _run(args: argparse.Namespace) -> int:
 
 def _show(server: Server) -> int:
     """Open the page, and stay until Ctrl-C."""
-    say(f"   watch it at {server.link}")
-    if _has_screen():
-        webbrowser.open(server.link)
-    else:
-        say("   (no screen here: open this address in a browser)")
-    say("   drag the ring over the diffraction pattern: the image follows. Ctrl-C ends")
-    try:
+    try:  # Ctrl-C ends it well from the first word on
+        say(f"   watch it at {server.link}")
+        if _has_screen():
+            webbrowser.open(server.link)
+        else:
+            say("   (no screen here: open this address in a browser)")
+        say("   drag the ring over the diffraction pattern: the image follows. Ctrl-C ends")
         server.wait()
     except KeyboardInterrupt:
         say("\nended")
