@@ -18,7 +18,9 @@ MAX_LINES = 400
 
 HEAVY = {"numba", "llvmlite", "h5py", "hdf5plugin", "zmq", "tornado", "dask", "distributed", "pydantic", "matplotlib", "loky", "scipy"}
 # themselves imported only when something is compiled
-MAY_IMPORT_HEAVY = {p: {"numba", "llvmlite"} for p in ("libstream/kernels/rt.py", "libstream/kernels/emit.py", "libstream/codecs/_raw_numba.py")}
+MAY_IMPORT_HEAVY = {
+    p: {"numba", "llvmlite"} for p in ("libstream/kernels/rt.py", "libstream/kernels/emit.py", "libstream/codecs/_raw_numba.py")
+}
 # themselves imported only when a server is started
 MAY_IMPORT_HEAVY |= {f"web_gui/{name}.py": {"tornado"} for name in ("gate", "requests", "server", "viewer")}
 MAKES_TILES = {"libstream/run/hooked.py"}
