@@ -17,15 +17,20 @@ from tests.browser.serving import Serve, Window
 pytestmark = pytest.mark.leaves("threads", "Playwright's event loop keeps a thread of its executor until the package is done")
 
 
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
 def detector() -> Iterator[Callable[..., str]]:
     """Start a simulated detector that sends scans of 24 x 24 positions, one after another; its address."""
     running: list[subprocess.Popen[str]] = []
 
-    def start(*args: str) -> str:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            url = f"libstream://127.0.0.1:{probe.getsockname()[1]}"
+    def start(*args: str, kind: str = "libstream", more: str = "") -> str:
+        url = f"{kind}://127.0.0.1:{free_port()}{more}"
         command = [sys.executable, "-m", "libstream", "replay", "sim://?scan=24,24&frame=64,64", "--to", url, "--patience", "60", *args]
         running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
         assert running[-1].stderr is not None
@@ -95,3 +100,26 @@ def test_lost_frames_are_never_hidden(shared: Serve, window: Callable[..., Windo
         for r in table.locator("tr").all()
     }
     assert rows["processed"] + rows["missing"] + rows["dropped"] + rows["corrupt"] == rows["announced"] == 576
+
+
+def test_a_detector_is_armed_and_triggered(shared: Serve, window: Callable[..., Window], detector: Callable[..., str]) -> None:
+    w = window(shared).in_control()
+    url = detector("--rate", "400", kind="dectris", more=f"?api={free_port()}")
+    w.click("button", "Detector…")
+    w.page.get_by_label("Address of the detector").fill(url)
+    w.page.get_by_label("Scan (rows, columns)").fill("24, 24")
+    w.page.get_by_label("Step of the scan").fill("0.5 nm")
+    w.page.keyboard.press("Tab")
+    w.shot("detector-dialog")
+    w.click("button", "Connect")
+    w.page.get_by_role("dialog").wait_for(state="detached")
+    w.until("libstream.store.state.live?.can_arm")
+    w.shot("waiting")
+    w.click("button", "Arm")
+    w.page.locator(".toast", has_text="armed").wait_for()
+    w.click("button", "Trigger")
+    w.until("['done', 'incomplete'].includes(libstream.store.state.live.run_state)", 60)
+    source = w.state()["source"]
+    assert source["nav"] == [24, 24]
+    assert (source["axes"][0]["step"], source["axes"][0]["unit"]) == (0.5, "nm")
+    w.click("button", "Stop")

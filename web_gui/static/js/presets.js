@@ -20,7 +20,8 @@ async function addPreset(app, title, udf, params) {
   const half = Math.min(...source.sig) / 2;
   const known = new Set(app.udf(udf).fields.map((f) => f.name));
   let seen = { centre: source.centre_known ? null : undefined, radius: half / 4, half };
-  if (known.has("centre") && source.kind !== "live") {
+  // a detector that has sent nothing yet would be waited for
+  if (known.has("centre") && (source.kind !== "live" || app.link.array("frame/mean")?.values)) {
     const found = await app.do("auto_centre", {}, () => {});
     if (found?.good) seen = { half, centre: source.centre_known ? null : found.centre, radius: found.radius };
   }

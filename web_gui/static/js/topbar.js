@@ -77,7 +77,7 @@ export class TopBar {
   factsText(source, live) {
     if (!source?.sig) return live ? `live · ${live.state}` : "";
     const size = (n) => n.join(" × ");
-    const parts = [KIND_WORDS[source.kind], source.format, source.nav.length ? `${size(source.nav)} scan` : "single frame", `${size(source.sig)} ${source.dtype}`];
+    const parts = [KIND_WORDS[source.kind], live ? null : source.format, source.nav.length ? `${size(source.nav)} scan` : "single frame", `${size(source.sig)} ${source.dtype}`];
     if (!live && source.bytes) parts.push(bytesText(source.bytes));
     if (live) parts.push(live.run ? `run ${live.run} ${live.run_state ?? ""}` : live.state);
     return parts.filter(Boolean).join(" · ");
