@@ -70,7 +70,7 @@ export class CorrectionsPanel {
         ? el(
             "div",
             { class: "row" },
-            el("span", { class: "grow", text: `Left out: ${c.excluded || 0} px`, title: "beam stop, hot pixels: they do not count in any analysis" }),
+            el("span", { class: "grow", text: `Left out: ${c.excluded || 0} px`, title: "beam stop, hot pixels: excluded in all analyses" }),
             ["rectangle", "ellipse", "polygon", "pixel"].map(draw),
             this.shapes.length ? button("Take the last one back", () => this.exclude(this.shapes.slice(0, -1)), { symbol: "undo", bare: true }) : null,
             c.excluded ? button("Leave nothing out", () => this.exclude([]), { symbol: "trash", bare: true }) : null,
