@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -28,6 +29,8 @@ TRIES = 3
 PATIENCE_S = 5.0
 """Time that workers have to reach their next tile after a cancel, before they are killed."""
 HEARTBEAT_S = 0.05
+DEAD_S = 1.0
+"""Time after the death of a worker in which the pool has to notice it."""
 POLL_S = 0.005
 """Workers that have nothing to do look for the next partition of a source that waits this often."""
 
@@ -47,6 +50,7 @@ class ProcessesExecutor:
         self.traits = Traits(n_workers=workers, crosses_process=True)
         self._lock = threading.Lock()
         self._pool: Any = None
+        self._dead_at = 0.0
 
     def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. The work is written once to a private file and read once by each worker."""
@@ -73,7 +77,34 @@ class ProcessesExecutor:
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
+            if kill:
+                _cut_off(pool)
             pool.shutdown(wait=True, kill_workers=kill)
+
+    def look_after(self) -> None:
+        """A worker that was killed while it wrote a result leaves half of it behind, and the pool waits for the rest for ever: end that."""
+        with self._lock:
+            pool = self._pool
+        if pool is None or all(p.exitcode is None for p in _processes(pool)):
+            self._dead_at = 0.0
+            return
+        now = time.monotonic()
+        self._dead_at = self._dead_at or now
+        if now - self._dead_at > DEAD_S:
+            _cut_off(pool)
+
+
+def _processes(pool: Any) -> list[Any]:
+    return list((pool._processes or {}).values())
+
+
+def _cut_off(pool: Any) -> None:
+    """Kill the workers of a pool, and close the pipe of their results: whoever waits for the rest of one finds its end."""
+    for process in _processes(pool):
+        process.terminate()
+    queue = pool._result_queue
+    if queue is not None:
+        queue._writer.close()
 
 
 class _Run:
@@ -100,6 +131,7 @@ class _Run:
             else:
                 self.feed.wait(HEARTBEAT_S)
             if not done:
+                self.executor.look_after()
                 yield None
                 if self.cancel:
                     break
