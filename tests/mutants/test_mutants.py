@@ -5,10 +5,13 @@ from __future__ import annotations
 import compileall
 import os
 import py_compile
+import queue
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,8 @@ FAULTS: list[dict[str, Any]] = tomllib.loads((Path(__file__).parent / "faults.to
 PASSED, FAILED = 0, 1  # exit codes of pytest; others mean that it could not run the tests
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree, made once. Faults are planted in it one after another."""
-    copy = tmp_path_factory.mktemp("mutants") / "copy"
+def copied(copy: Path) -> Path:
+    """A copy of the tree."""
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "static", "bench"))
     for file in FILES:
@@ -32,6 +33,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # bytecode that is checked by the hash of its source: a fault of the same size within the same second is seen
     compileall.compile_dir(copy, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
     return copy
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound copy, made once."""
+    return copied(tmp_path_factory.mktemp("mutants") / "copy")
 
 
 def run(tree: Path, tests: list[str], cache: Path | None = None, limit_s: float = 20.0) -> subprocess.CompletedProcess[str]:
@@ -57,9 +64,30 @@ def test_without_a_fault_the_named_tests_pass(tree: Path) -> None:
     assert done.returncode == PASSED, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["name"])
-def test_a_planted_fault_is_found(fault: dict[str, Any], tree: Path, tmp_path: Path) -> None:
-    path = tree / fault["file"]
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
+    """For each fault that was chosen, what its tests said: as many at a time as there are processors, each in its own copy."""
+    chosen = [item.callspec.params["fault"] for item in request.session.items if getattr(item, "originalname", "") == FINDS]
+    free: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    n = max(1, min(os.cpu_count() or 1, 4, len(chosen)))
+    for i in range(n):
+        free.put(copied(tmp_path_factory.mktemp("mutants") / f"copy-{i}"))
+
+    def find(fault: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        copy = free.get()
+        try:
+            return planted(fault, copy, tmp_path_factory.mktemp("cache") if fault.get("own_cache") else None)
+        finally:
+            free.put(copy)
+
+    with ThreadPoolExecutor(n) as pool:
+        yield {fault["name"]: pool.submit(find, fault) for fault in chosen}
+        pool.shutdown(cancel_futures=True)
+
+
+def planted(fault: dict[str, Any], copy: Path, cache: Path | None) -> subprocess.CompletedProcess[str]:
+    """Run the tests that a fault names in a copy that has it."""
+    path = copy / fault["file"]
     sound = path.read_text(encoding="utf-8")
     n = sound.count(fault["old"])
     assert n == 1, (
@@ -67,12 +95,22 @@ def test_a_planted_fault_is_found(fault: dict[str, Any], tree: Path, tmp_path: P
     )
     path.write_text(sound.replace(fault["old"], fault["new"]), encoding="utf-8")
     try:
-        done = run(tree, fault["tests"], tmp_path if fault.get("own_cache") else None, 1.0)
+        return run(copy, fault["tests"], cache, 1.0)
     finally:
         path.write_text(sound, encoding="utf-8")
+
+
+@pytest.mark.leaves("children", "those that look for the next faults")
+@pytest.mark.leaves("files", "the sources into which the next faults are planted")
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["name"])
+def test_a_planted_fault_is_found(fault: dict[str, Any], outcomes: dict[str, Future[Any]]) -> None:
+    done = outcomes[fault["name"]].result()
     assert done.returncode == FAILED, (
         f"{fault['tests']} did not find it (exit code {done.returncode}):\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     )
+
+
+FINDS = test_a_planted_fault_is_found.__name__
 
 
 def test_there_are_enough_and_each_has_its_own_name() -> None:
