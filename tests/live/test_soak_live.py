@@ -98,7 +98,8 @@ def test_faults_without_end(protocol: str) -> None:
         sender.stop()
         accounts = sender.join().runs
     third = len(held) // 3
-    least = min(held[:third], key=lambda h: h.own_bytes), min(held[-third:], key=lambda h: h.own_bytes)
+    # the first third is left out: what waits in the queues of the sockets, up to 170 MB of sectors, has to settle
+    least = [min(part, key=lambda h: h.own_bytes) for part in (held[third : 2 * third], held[-third:])]
     least[1].assert_like(least[0], all_memory=False)
     doubted = recognised = 0
     for result, run in zip(found, accounts, strict=False):
