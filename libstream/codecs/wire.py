@@ -152,10 +152,15 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
         raise CodecError(f"{str(dtype)[:40]!r} is no dtype of pixels, such as 'uint16'") from None
 
 
-@functools.lru_cache(maxsize=256)
 def _plan(codec: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Plan:
+    # looked at before the cache, for which 4.0 is 4
     if len(shape) != 2 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
         raise CodecError(f"{codec[:40]!r}: payloads are frames or sectors of two axes (y, x), got the shape {shape}")
+    return _made_plan(codec, shape, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _made_plan(codec: str, shape: tuple[int, int], dtype: np.dtype[Any]) -> _Plan:
     shape = (int(shape[0]), int(shape[1]))
     if dtype.kind not in "buifc" or dtype.itemsize > 16:
         raise CodecError(f"{codec[:40]!r}: pixels are booleans, integers, real or complex numbers, got {dtype}")
