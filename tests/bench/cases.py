@@ -127,11 +127,13 @@ print(first, time.perf_counter() - begun)
 
 def fresh(cache: str, first: str, second: str) -> tuple[float, float, float]:
     """Seconds in a fresh process: the whole process, the first run with imports, and the first run of another UDF after it."""
+    env = {**os.environ, "LIBSTREAM_CACHE_DIR": cache}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has files of bytecode
     begun = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", FIRST.format(first=first, second=second)],
         cwd=links.ROOT,
-        env={**os.environ, "LIBSTREAM_CACHE_DIR": cache},
+        env=env,
         capture_output=True,
         text=True,
         check=True,
