@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from libstream.executors import _dask_worker as far
-from libstream.executors._feed import Feed
+from libstream.executors._feed import Feed, Given
 from libstream.ext import CancelFlag, CancelledError, Partial, Partition, UsageError, Work, WorkerLostError
 
 HEARTBEAT_S = 0.05
@@ -64,7 +64,7 @@ class Node:
 class Run:
     """One `imap`."""
 
-    def __init__(self, client: Any, work: Work, feed: Feed, cancel: CancelFlag, settings: Settings, direct: bool | None) -> None:
+    def __init__(self, client: Any, work: Work, feed: Feed | Given, cancel: CancelFlag, settings: Settings, direct: bool | None) -> None:
         self.client, self.work, self.feed, self.cancel, self.settings, self.direct = client, work, feed, cancel, settings, direct
         self.token = f"{os.getpid()}-{time.time_ns()}-{next(_numbers)}"
         self.plugin: Any = None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from libstream.executors._dask_run import Run, Settings
-from libstream.executors._feed import Feed
+from libstream.executors._feed import feed_of
 from libstream.ext import CancelFlag, NotInstalledError, Partial, Partition, Traits, UsageError, Work, WorkerLostError, n_workers_default
 
 CONNECT_S = 8.0
@@ -63,7 +63,7 @@ class DaskExecutor:
     def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. Yields merged neighbours too (`Partial.span`)."""
         client = self._connected()
-        run = Run(client, work, Feed(partitions), cancel, self._settings, direct=True if self._cluster is not None else None)
+        run = Run(client, work, feed_of(partitions), cancel, self._settings, direct=True if self._cluster is not None else None)
         try:
             yield from run.results()
         finally:

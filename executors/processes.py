@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
-from libstream.executors._feed import Feed
+from libstream.executors._feed import Feed, Given, feed_of
 from libstream.ext import (
     CancelFlag,
     CancelledError,
@@ -55,7 +55,7 @@ class ProcessesExecutor:
     def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. The work is written once to a private file and read once by each worker."""
         with _Shipped(work) as shipped:
-            run = _Run(self, shipped, Feed(partitions), in_flight + 1, cancel)
+            run = _Run(self, shipped, feed_of(partitions), in_flight + 1, cancel)
             try:
                 yield from run.results()
             finally:
@@ -110,7 +110,7 @@ def _cut_off(pool: Any) -> None:
 class _Run:
     """One `imap`: what is in flight, what has to be tried again."""
 
-    def __init__(self, executor: ProcessesExecutor, shipped: _Shipped, feed: Feed, room: int, cancel: CancelFlag) -> None:
+    def __init__(self, executor: ProcessesExecutor, shipped: _Shipped, feed: Feed | Given, room: int, cancel: CancelFlag) -> None:
         self.executor, self.shipped, self.feed, self.room, self.cancel = executor, shipped, feed, room, cancel
         self.flying: dict[Any, Partition] = {}
         self.again: deque[Partition] = deque()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, ClassVar
 
-from libstream.executors._feed import Feed
+from libstream.executors._feed import feed_of
 from libstream.ext import CancelFlag, CancelledError, Partial, Partition, Traits, UsageError, Work, n_workers_default
 
 HEARTBEAT_S = 0.05
@@ -47,7 +47,7 @@ class ThreadsExecutor:
     def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. A source that waits occupies no thread and stops nobody's results."""
         work.setup()
-        pool, feed = self._started(), Feed(partitions)
+        pool, feed = self._started(), feed_of(partitions)
         flying: set[Future[Partial]] = set()
         done: queue.SimpleQueue[Future[Partial]] = queue.SimpleQueue()  # wait() of many futures costs 50 us each time
         room = 2 * in_flight  # more than threads: they go on while the loop merges and publishes

@@ -8,9 +8,10 @@ from typing import Any
 from libstream import registry
 from libstream.codecs import bslz4, lsr, merlin, merlin_header, wire
 from libstream.config import n_workers as _n_workers
+from libstream.config import slurm_config as _slurm_config
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
-from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Growing, HandsOut, Opener, Partition, TakesPartitions
+from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Growing, HandsOut, Opener, Partition, Planned, TakesPartitions
 from libstream.contracts.stream import (
     Announced,
     Controller,
@@ -61,6 +62,7 @@ from libstream.model.tile import At, Tile
 from libstream.registry import load
 
 n_workers_default = _n_workers
+slurm_config_default = _slurm_config
 
 
 def transport(name: str, *args: Any, **options: Any) -> Transport:
@@ -128,6 +130,7 @@ __all__ = [
     "ParameterError",
     "Partial",
     "Partition",
+    "Planned",
     "Parts",
     "PerPosition",
     "Quantity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,21 @@ def centre_of(udf: UDF, given: tuple[float, float] | None) -> tuple[float, float
 
 
 def radius_map(shape: tuple[int, int], centre: tuple[float, float]) -> _Arr:
-    """Distance of each pixel's centre from `centre` in px; float64 array (ny, nx)."""
+    """Distance of each pixel's centre from `centre` in px; float64 array (ny, nx), not to be written to."""
+    return (_kept if shape[0] * shape[1] <= KEPT_PIXELS else _distances)(shape, centre)
+
+
+def _distances(shape: tuple[int, int], centre: tuple[float, float]) -> _Arr:
     y = np.arange(shape[0], dtype=np.float64) - centre[0]
     x = np.arange(shape[1], dtype=np.float64) - centre[1]
-    return np.asarray(np.sqrt((y * y)[:, None] + (x * x)[None, :]))  # exact where squares are; hypot takes six times as long
+    r = np.asarray(np.sqrt((y * y)[:, None] + (x * x)[None, :]))  # exact where squares are; hypot takes six times as long
+    r.setflags(write=False)
+    return r
+
+
+KEPT_PIXELS = 2**20
+"""Largest frames whose distances are kept (8 MiB): a dragged radius keeps its centre, and a small run is soon done."""
+_kept = functools.lru_cache(maxsize=2)(_distances)
 
 
 def ring(udf: UDF, centre: tuple[float, float], inner: float, outer: float | None) -> _Arr:

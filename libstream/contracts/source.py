@@ -139,7 +139,7 @@ class FrameSource:
 
     def partitions(self, planned: Iterable[Partition]) -> Iterator[Partition]:
         """Partitions in the order in which they are to be processed; `planned` is the plan's proposal."""
-        yield from planned
+        return iter(planned)
 
     def channel_meta(self, name: str) -> SourceMeta:
         """Description of channel `name`; same scan, maybe another frame shape and dtype."""
@@ -161,6 +161,11 @@ class FrameSource:
     def __repr__(self) -> str:
         m = self.meta
         return f"<{m.id.kind} {m.id.uri} {m.shape} {m.dtype}, {m.n_bytes / 1e9:.3g} GB>"
+
+    def _repr_html_(self) -> str:
+        from libstream.model.html import source_html
+
+        return source_html(self.meta, self.channel_name)
 
 
 class FileFormat(Protocol):
@@ -222,6 +227,16 @@ class WatchesFiles(Protocol):
         n_frames: number of frames that there will be, where the caller knows it. Raises UsageError where nobody says it, FormatError
         for a file that is something else (CorruptFileError where it may still become one).
         """
+
+
+class Planned(Iterator[Partition]):
+    """Partitions that are known beforehand: the next one is there without waiting, so that executors take it in their own thread."""
+
+    def __init__(self, partitions: Iterator[Partition]) -> None:
+        self._partitions = partitions
+
+    def __next__(self) -> Partition:
+        return next(self._partitions)
 
 
 @runtime_checkable

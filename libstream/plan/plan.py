@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from libstream.contracts.source import Partition
+from libstream.contracts.source import Partition, Planned
 from libstream.plan.roi import cut_runs, selected
 
 MIB = 1 << 20
@@ -124,14 +124,13 @@ class RunPlan:
             n += 1
         return n
 
-    def partitions(self) -> Iterator[Partition]:
+    def partitions(self) -> Planned:
         """The proposed cut. In the order "coarse" partitions are visited bit-reversed: the whole scan, coarse to fine."""
         numbered = (Partition(i, runs) for i, runs in enumerate(cut_runs(self.runs, self.sizes())))
         if self.order != "coarse":
-            yield from numbered
-            return
+            return Planned(numbered)
         cut = list(numbered)
-        yield from (cut[i] for i in bit_reversed(len(cut)))
+        return Planned(cut[i] for i in bit_reversed(len(cut)))
 
     def explain(self) -> str:
         """The choices in words, one a line."""
