@@ -300,7 +300,7 @@ async def _picture(handler: Api, array: np.ndarray[Any, Any], seen: Any, ending:
         handler.file(await server.call(pictures.tiff, array, f"libstream {name}"), "image/tiff", name)
         return
     lo, hi = (handler.get_query_argument(k, None) for k in ("lo", "hi"))
-    limits = {k: _number(v, k) for k, v in (("lo", lo), ("hi", hi)) if v is not None}
+    limits: dict[str, Any] = {k: _number(v, k) for k, v in (("lo", lo), ("hi", hi)) if v is not None}
     colours = handler.get_query_argument("map", "viridis")
     data = await server.call(lambda: pictures.png(_masked(array, seen), map=colours, **limits))
     handler.set_header("Content-Type", "image/png")

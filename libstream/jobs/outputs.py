@@ -10,13 +10,10 @@ import numpy as np
 
 from libstream.contracts.udf import UDF
 from libstream.jobs.arrays import plain
+from libstream.model.display import display_of
 from libstream.model.output import Output
 from libstream.model.shape import DataShape
 from libstream.model.source import Axis
-
-NUMBERS = "biufc"
-LINES_MAX = 16
-"""A 2-D array whose last axis, an extra one, is at most this long is shown as lines, where its first axis is long enough."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def describe(name: str, output: Output, data: DataShape, axes: tuple[Axis, ...])
     shape = output.shape(data)
     own = nav_axes if output.kind == "nav" else sig_axes if output.kind == "sig" else ()
     extra = tuple(Axis(output.axes[i] if i < len(output.axes) else f"axis_{i}", n) for i, n in enumerate(output.extra))
-    display, planes, shown, over, last = _display(output.dtype, shape, own, extra)
+    display, planes, shown, over, last = display_of(output.dtype, shape, own, extra)
     return OutputInfo(
         name, output.kind, display, shape, output.dtype, shown, planes=planes, plane_axes=over, plane_last=last,
         fields=tuple(output.dtype.names or ()), **common,
@@ -96,28 +93,3 @@ def describe(name: str, output: Output, data: DataShape, axes: tuple[Axis, ...])
 
 def _number(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) and value.dtype.kind in "biuf" else value
-
-
-def _display(
-    dtype: np.dtype[Any], shape: tuple[int, ...], own: tuple[Axis, ...], extra: tuple[Axis, ...]
-) -> tuple[str, int, tuple[Axis, ...], tuple[Axis, ...], bool]:
-    """(display, number of planes, axes that are shown, axes of the planes, whether these are the last ones)."""
-    axes = (*own, *extra)
-    if dtype.kind not in NUMBERS or not all(shape):
-        return "none", 0, axes, (), False
-    is_complex = dtype.kind == "c"
-    n = len(shape)
-    if n == 0:
-        return "complex-line" if is_complex else "scalar", 0, (), (), False
-    if n == 1:
-        return "complex-line" if is_complex else "line", 0, axes, (), False
-    image = "complex" if is_complex else "image"
-    if n == 2:
-        few = len(own) < 2 and not is_complex and shape[1] <= min(LINES_MAX, shape[0])
-        return "lines" if few else image, 0, axes, (), False
-    if len(own) >= 2 and extra:
-        vectors = shape[len(own) :] == (2,) and not is_complex
-        if len(own) > 2:  # a series of maps; what else it has beside vectors cannot be shown
-            return ("vector", math.prod(shape[: len(own) - 2]), own[-2:], own[:-2], False) if vectors else ("none", 0, axes, (), False)
-        return ("vector", 0, own, (), False) if vectors else (image, math.prod(shape[2:]), own, extra, True)
-    return image, math.prod(shape[: n - 2]), axes[n - 2 :], axes[: n - 2], False

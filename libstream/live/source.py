@@ -215,3 +215,8 @@ class LiveSource:
 
     def __repr__(self) -> str:
         return f"<live {self.uri}: {self.state}, {self.n_acquisitions} acquisitions>"
+
+    def _repr_html_(self) -> str:
+        from libstream.model.html import facts_html
+
+        return facts_html("live source", self.uri, [("detector", self.detector.name), *self.status().items()])

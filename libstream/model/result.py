@@ -52,6 +52,11 @@ class Outputs(Mapping[str, Any]):
             raise TypeError(f"{self.key!r} is ragged: take its .values and .offsets")
         return np.array(only, dtype=dtype, copy=copy)
 
+    def _repr_html_(self) -> str:
+        from libstream.model.html import outputs_html
+
+        return outputs_html(self)
+
 
 @dataclass(frozen=True)
 class Result(Mapping[str, Any]):
@@ -148,3 +153,14 @@ class Result(Mapping[str, Any]):
                 rows.append(f"  {key}/{name}: {what}{' [' + unit + ']' if unit else ''}")
         rows += [f"  {key} stopped: {message}" for key, message in self.failures.items()]
         return "\n".join(rows)
+
+    def _repr_html_(self) -> str:
+        from libstream.model.html import result_html
+
+        return result_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        """The image, where the result has exactly one."""
+        from libstream.model.html import obvious
+
+        return obvious(self)

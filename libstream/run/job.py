@@ -111,6 +111,28 @@ class Job:
         return self._bound.udfs
 
     @property
+    def given(self) -> Mapping[str, UDF | OnChannel]:
+        """The UDFs with the newest parameters, as they were given, by key."""
+        return dict(self._udfs)
+
+    @property
+    def source(self) -> FrameSource:
+        """What it runs over."""
+        return self._source
+
+    @property
+    def corrections(self) -> Corrections | None:
+        """How frames are corrected."""
+        return self._bound.corrections
+
+    @property
+    def state(self) -> str:
+        """ "running", "done", "cancelled" or "failed"."""
+        if not self._idle.is_set():
+            return "running"
+        return "failed" if self._error is not None else "cancelled" if self._cut_short or self._board.get() is None else "done"
+
+    @property
     def in_caller(self) -> bool:
         """True where the executor runs in the caller's thread: use `steps()` then."""
         return self._executor.traits.in_caller
@@ -212,6 +234,19 @@ class Job:
         Compiled UDFs of one pass share a loop and have one entry, "udf:<key>+<key>", unless the job was started with profile=True.
         """
         return dict(self._collector.seconds) if self._collector is not None else {}
+
+    def __repr__(self) -> str:
+        p = self._last_progress
+        return f"<Job {', '.join(self._udfs)} over {self._source.meta.id.uri}: {self.state}, {p.n_done} of {p.n_total} positions>"
+
+    def _repr_html_(self) -> str:
+        from libstream.model.html import job_html
+
+        p = self._last_progress
+        rate = f", {p.frames_per_s:,.0f} frames/s" if p.n_done else ""
+        words = f"{p.n_done} of {p.n_total} positions{rate}, generation {p.generation}"
+        error = "" if self._error is None or not self.done else f"{type(self._error).__name__}: {self._error}"
+        return job_html(self.state, p.n_done / p.n_total if p.n_total else 0.0, words, error, self.snapshot())
 
     # -- for the api -----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from libstream.errors import UsageError
+from libstream.model import picture
 from libstream.web_gui import pictures
 
 
@@ -28,7 +29,7 @@ def test_a_png_has_the_colours() -> None:
 def test_viridis_is_matplotlibs() -> None:
     colormaps = pytest.importorskip("matplotlib").colormaps
     theirs = (colormaps["viridis"](np.arange(256))[:, :3] * 255).round()
-    assert np.abs(pictures._table("viridis").astype(float) - theirs).max() <= 6
+    assert np.abs(picture.table("viridis").astype(float) - theirs).max() <= 6
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32", "int64", "float32", "float64", "bool", "float16", ">u2"])
