@@ -312,14 +312,22 @@ def _ledger(ledger: Mapping[str, int]) -> str:
 def job_html(state: str, part: float, words: str, error: str, newest: Result | None) -> str:
     """A run as it is now. part: 0 to 1."""
     kind = {"done": "good", "failed": "bad"}.get(state, "warn")
-    share = 100 * part if math.isfinite(part) else 0.0
-    bar = (
-        '<div style="height:6px;width:240px;background:rgba(128,128,128,.3);border-radius:3px;margin:4px 0">'
-        f'<div style="height:6px;width:{max(0.0, min(100.0, share)):.1f}%;background:#2f7fd6;border-radius:3px"></div></div>'
-    )
     failed = f"<div>{_badge('error', 'bad')} {text(error, 2000)}</div>" if error else ""
     shown = result_html(newest) if newest is not None else ""
-    return f"<div><div><b>Job</b> {_badge(state, kind)} {_dim(words)}</div>{bar}{failed}{shown}</div>"
+    return f"<div><div><b>Job</b> {_badge(state, kind)} {_dim(words)}</div>{_bar(part)}{failed}{shown}</div>"
+
+
+def bar_html(part: float, words: str) -> str:
+    """A progress bar with words below it. part: 0 to 1."""
+    return f"<div>{_bar(part)}{_dim(words)}</div>"
+
+
+def _bar(part: float) -> str:
+    share = max(0.0, min(100.0, 100 * part)) if math.isfinite(part) else 0.0
+    return (
+        '<div style="height:6px;width:240px;background:rgba(128,128,128,.3);border-radius:3px;margin:4px 0">'
+        f'<div style="height:6px;width:{share:.1f}%;background:#2f7fd6;border-radius:3px"></div></div>'
+    )
 
 
 def facts_html(title: str, sub: str, facts: Iterable[tuple[str, Any]]) -> str:

@@ -240,10 +240,10 @@ class Job:
         return f"<Job {', '.join(self._udfs)} over {self._source.meta.id.uri}: {self.state}, {p.n_done} of {p.n_total} positions>"
 
     def _repr_html_(self) -> str:
-        from libstream.model.html import job_html
+        from libstream.model.html import job_html, number
 
         p = self._last_progress
-        rate = f", {p.frames_per_s:,.0f} frames/s" if p.n_done else ""
+        rate = f", {number(round(p.frames_per_s))} frames/s" if p.n_done else ""
         words = f"{p.n_done} of {p.n_total} positions{rate}, generation {p.generation}"
         error = "" if self._error is None or not self.done else f"{type(self._error).__name__}: {self._error}"
         return job_html(self.state, p.n_done / p.n_total if p.n_total else 0.0, words, error, self.snapshot())
