@@ -23,6 +23,8 @@ export class App extends EventTarget {
   constructor() {
     super();
     const part = (id) => document.getElementById(id);
+    this.body = document.body;
+    this.alarm = part("alarm");
     this.link = new Link();
     this.store = new Store(this.link);
     this.layout = new Layout(this);
@@ -155,6 +157,11 @@ export class App extends EventTarget {
     } finally {
       document.body.classList.remove("waits");
     }
+  }
+
+  // Of what a tile can do, what is possible here: all.
+  offered(actions) {
+    return actions;
   }
 
   say(text, level = "info") {

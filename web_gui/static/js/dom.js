@@ -92,15 +92,29 @@ export function toast(text, level = "info") {
   setTimeout(() => node.remove(), level === "error" ? 12000 : 6000);
 }
 
+// What has the focus, inside of shadow trees too (views in notebooks live in one each).
+function focused() {
+  let node = document.activeElement;
+  while (node?.shadowRoot?.activeElement) node = node.shadowRoot.activeElement;
+  return node;
+}
+
+// Where menus and dialogs go that belong to an element: styles reach only what is in the same tree.
+function ground(node) {
+  const root = node?.getRootNode();
+  return root instanceof ShadowRoot ? root.lastElementChild : document.body;
+}
+
 // A menu below a button: items are [title, call, symbol] or null for a line.
 export function menu(anchor, items) {
-  document.querySelector(".menu")?.remove();
+  const home = anchor.closest("dialog") ?? ground(anchor);
+  home.querySelector(".menu")?.remove();
   const close = (focus) => {
     node.remove();
     removeEventListener("pointerdown", outside, true);
     if (focus) anchor.focus();
   };
-  const outside = (event) => node.contains(event.target) || close(false);
+  const outside = (event) => node.contains(event.composedPath()[0]) || close(false);
   const entries = items.filter(Boolean);
   const node = el(
     "div",
@@ -111,7 +125,7 @@ export function menu(anchor, items) {
         : el("button", { type: "button", role: "menuitem", on: { click: () => (close(true), item[1]()) } }, item[2] ? icon(item[2]) : el("span", { class: "icon" }), el("span", { text: item[0] })),
     ),
   );
-  (anchor.closest("dialog") ?? document.body).append(node);
+  home.append(node);
   const box = anchor.getBoundingClientRect();
   node.style.top = `${Math.max(4, Math.min(box.bottom + 4, innerHeight - node.offsetHeight - 4))}px`;
   node.style.left = `${Math.max(4, Math.min(box.left, innerWidth - node.offsetWidth - 4))}px`;
@@ -121,7 +135,7 @@ export function menu(anchor, items) {
 
 function menuKey(event, node, close) {
   const entries = [...node.querySelectorAll("button")];
-  const at = entries.indexOf(document.activeElement);
+  const at = entries.indexOf(focused());
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
   if (step) entries[(at + step + entries.length) % entries.length].focus();
   else if (event.key === "Escape" || event.key === "Tab") close(true);
@@ -132,7 +146,7 @@ function menuKey(event, node, close) {
 
 // A modal dialog with a title; removed when it is closed.
 export function dialog(title, attrs, ...children) {
-  const before = document.activeElement;
+  const before = focused();
   const node = el("dialog", { class: "dialog", "aria-label": title, ...attrs }, el("header", {}, el("h2", { text: title }), button("Close", () => node.close(), { symbol: "close", bare: true })), ...children);
   node.addEventListener("close", () => {
     node.remove();
@@ -143,7 +157,7 @@ export function dialog(title, attrs, ...children) {
     const outside = event.clientX < box.left || event.clientX > box.right || event.clientY < box.top || event.clientY > box.bottom;
     if (event.target === node && outside) node.close();
   });
-  document.body.append(node);
+  ground(before).append(node);
   node.showModal();
   return node;
 }

@@ -125,6 +125,8 @@ class FrameTile extends ImageTile {
 
   extraNotes() {
     const list = [];
+    const { sampled } = this.app.store.source;
+    if (sampled && ["mean", "max"].includes(this.choice?.mode)) list.push([`of ${sampled} frames`, "of frames that are spread over the scan, not of all"]);
     if (this.choice?.mode === "at" && this.points?.length) list.push([`${this.points.length} peaks`, "records of the selected analysis at this position"]);
     return list;
   }

@@ -194,7 +194,7 @@ export class Contrast {
       knob.setAttribute("aria-valuemin", this.range[0]);
       knob.setAttribute("aria-valuemax", this.range[1]);
       knob.setAttribute("aria-valuetext", short(this.limits[i]));
-      if (document.activeElement !== this.fields[i]) this.fields[i].value = short(this.limits[i]);
+      if (!this.fields[i].matches(":focus")) this.fields[i].value = short(this.limits[i]);
     });
     const [a, b] = this.limits.map((v) => Math.max(0, Math.min(1, f(v))));
     this.bar.style.left = `${100 * a}%`;

@@ -5,18 +5,21 @@ import { TopicArray, unpack } from "./wire.js";
 const PROTO = 1;
 const PAUSES = [500, 1000, 2000, 3500, 5000];
 
+// A name that nobody else has.
+export function randomName() {
+  return crypto.getRandomValues(new Uint32Array(4)).join("-");
+}
+
 export class Link extends EventTarget {
   constructor(address = null) {
     super();
-    this.address = address ?? new URL("ws", location.href).href.replace(/^http/, "ws");
+    this.address = address;
     this.topics = new Map(); // topic -> {array, options, listeners, dirty}
     this.replies = new Map();
     this.next = 1;
     this.tries = 0;
     this.open = false;
     this.stopped = false;
-    this.client = sessionStorage.getItem("libstream-client") ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
-    sessionStorage.setItem("libstream-client", this.client);
     this.painted = { n: 0, ages: [] };
     this.asleep = false;
   }
@@ -33,7 +36,9 @@ export class Link extends EventTarget {
   }
 
   connect() {
-    this.socket = new WebSocket(this.address);
+    this.client ??= sessionStorage.getItem("libstream-client") ?? randomName();
+    sessionStorage.setItem("libstream-client", this.client);
+    this.socket = new WebSocket(this.address ?? new URL("ws", location.href).href.replace(/^http/, "ws"));
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => this.send({ type: "hello", proto: PROTO, client: this.client });
     this.socket.onmessage = (event) => (typeof event.data === "string" ? this.text(JSON.parse(event.data)) : this.binary(event.data));

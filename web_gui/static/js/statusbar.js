@@ -40,7 +40,7 @@ export class StatusBar {
     root.append(this.bar, el("span", { class: "part" }, this.share, " ", this.count), this.left, this.into.root, this.done.root, this.fill.root, this.lost, this.books, this.latency.root, el("span", { class: "grow" }), this.lag.root, this.link, this.spoken);
     app.store.addEventListener("stat", () => this.update());
     for (const name of ["open", "lost", "trying", "outdated"]) app.link.addEventListener(name, (e) => this.connection(name, e.detail));
-    for (const node of [this.bar, this.lost, this.books, this.into.root, this.done.root, this.fill.root, this.latency.root]) node.hidden = true;
+    for (const node of [this.bar, this.lost, this.books, this.into.root, this.done.root, this.fill.root, this.latency.root, this.lag.root]) node.hidden = true;
     this.connection("trying", { tries: 0 });
   }
 
@@ -70,6 +70,7 @@ export class StatusBar {
     const ages = this.app.link.painted.ages.slice(-20).sort((a, b) => a - b);
     this.latency.root.hidden = !ages.length;
     if (ages.length) this.latency.value.textContent = `${Math.max(0, Math.round(ages[Math.floor(ages.length / 2)]))} ms`;
+    this.lag.root.hidden = !server;
     if (server) {
       this.lag.value.textContent = `${server.lag_ms < 10 ? server.lag_ms.toFixed(1) : Math.round(server.lag_ms)} ms${link ? ` · link ${Math.round(link.rtt_ms)} ms` : ""}`;
       this.lag.root.classList.toggle("warn", server.lag_ms > 100);
@@ -106,8 +107,8 @@ export class StatusBar {
     const text = parts.join(", ");
     const span = this.lost.querySelector("span");
     if (span.textContent === text) return;
-    if (text && !span.textContent) document.getElementById("alarm").textContent = `Frames were lost: ${text}`;
-    if (!text) document.getElementById("alarm").textContent = "";
+    if (text && !span.textContent) this.app.alarm.textContent = `Frames were lost: ${text}`;
+    if (!text) this.app.alarm.textContent = "";
     span.textContent = text;
     this.lost.title = "Frames of this acquisition that no analysis has seen";
   }
@@ -126,6 +127,6 @@ export class StatusBar {
     }[name];
     this.link.className = `connection ${words[0]}`;
     this.link.textContent = words[1];
-    document.body.classList.toggle("offline", name !== "open");
+    this.app.body.classList.toggle("offline", name !== "open");
   }
 }

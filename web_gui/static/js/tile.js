@@ -10,7 +10,7 @@ export class Tile {
     this.heading = el("h3", { text: "" });
     this.sub = el("span", { class: "dim sub" });
     this.readout = el("output", { class: "readout", "aria-live": "off" });
-    this.more = button("More for this view", () => menu(this.more, this.actions()), { symbol: "more", bare: true });
+    this.more = button("More for this view", () => menu(this.more, app.offered(this.actions())), { symbol: "more", bare: true });
     this.grow = button("Full size (double click)", () => this.toggleFull(), { symbol: "full", bare: true });
     this.head = el("header", { class: "tile-head" }, this.dot, el("div", { class: "names" }, this.heading, this.sub), this.grow, this.more);
     this.body = el("div", { class: "tile-body" }, this.readout);
@@ -31,7 +31,7 @@ export class Tile {
 
   toggleFull() {
     const on = !this.root.classList.contains("full");
-    document.querySelector(".tile.full")?.classList.remove("full");
+    this.root.getRootNode().querySelector(".tile.full")?.classList.remove("full");
     this.root.classList.toggle("full", on);
     this.root.parentNode?.classList.toggle("one", on);
   }
