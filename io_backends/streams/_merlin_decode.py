@@ -24,6 +24,7 @@ _MILLION = 1_000_000
 _NEAR = 1000
 """Frames before and after number 999999 between which it has to be looked at whether six digits began again."""
 _NO, _BEFORE, _AFTER = range(3)
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _TIME = re.compile(rb"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):$")
 
 
@@ -55,14 +56,18 @@ class MerlinDecoder:
         n = len(data)
         if n == self._size:
             # The header of the frame before, with another number, counter and time? Then the rest of it is known. s0:s1 are the
-            # digits of the number, q:q1 seconds and their fraction, k the counter; the rest is compared with head0 to head4.
-            start, s0, s1, b1, c0, k, d1, q, q1, e, scale, head0, head1, head2, head3, head4, base, codec, shape, dtype = self._template
+            # digits of the number, b1:c0 the local time or the end of it (any digits at their places), q:q1 seconds and their fraction,
+            # k the counter; the rest is compared with head0 to head4.
+            start, s0, s1, b1, c0, k, d1, q, q1, e, scale, head0, head1, local, head2, head3, head4, base, codec, shape, dtype = (
+                self._template
+            )
             head = bytes(data[:start])
             digits, stamp, counter = head[s0:s1], head[q : q + 2] + head[q + 3 : q1], head[k]
             if (
                 digits.isdigit()
                 and stamp.isdigit()
                 and head[s1:b1] == head1
+                and head[b1:c0].translate(_ZEROS) == local
                 and head[c0:k] == head2
                 and head[k + 1 : d1] == head3
                 and head[e:] == head4
@@ -243,7 +248,8 @@ class MerlinDecoder:
         end = q1 if e0 > 5 else len(text)
         self._template = (
             p + len(text), p + s0, p + s1, p + b1, p + t1, p + k, p + d1, p + q, p + q1, p + end, 10 ** (9 - digits),
-            prefix + text[:s0], text[s1:b1], text[t1:k], text[k + 1 : d1], text[end:], base, *_coding(pixels),
+            prefix + text[:s0], text[s1:b1], text[b1:t1].translate(_ZEROS), text[t1:k], text[k + 1 : d1], text[end:],
+            base, *_coding(pixels),
         )  # fmt: skip
         self._size = n
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
@@ -246,6 +247,25 @@ def test_the_short_way_gives_what_the_long_way_gives(datas: list[bytes], counter
             except WireError as exc:
                 results.append([str(exc)])
         assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("extension", [True, False])
+def test_a_damaged_byte_is_seen_the_short_way_too(extension: bool) -> None:
+    first, second = (writer.frame_header(n, (2, 256), "U08", extension=extension, exposure=4 + n) for n in (1, 2))
+    for i, byte in itertools.product(range(len(second)), b"0,:\0x"):
+        damaged = bytearray(second)
+        damaged[i] = byte
+        results = []
+        for forget in (False, True):
+            decoder = MerlinDecoder()
+            decoder.feed([first + bytes(512)])
+            if forget:
+                decoder._size = -1
+            try:
+                results.append(list(decoder.feed([bytes(damaged) + bytes(512)])))
+            except WireError as exc:
+                results.append([str(exc)])
+        assert results[0] == results[1], (i, chr(byte))
 
 
 def test_the_short_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
