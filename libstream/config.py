@@ -3,6 +3,7 @@
 `LIBSTREAM_CACHE_DIR`: compiled kernels (default: the user's cache folder).
 `LIBSTREAM_STATE_DIR`: setups of `libstream serve`, and what it had open last (default: the user's folder for such things).
 `LIBSTREAM_THREADS`: workers of the default executor (default: the processors this process may use).
+`LIBSTREAM_SLURM_CONFIG`: settings of the executor slurm (default: slurm.toml in the user's folder of settings, where it is there).
 `LIBSTREAM_DEBUG`: "1" runs every kernel once with bounds checks at bind.
 """
 
@@ -37,6 +38,14 @@ def state_dir() -> Path:
     else:
         base = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state"))
     return base / "libstream"
+
+
+def slurm_config() -> Path | None:
+    """File of settings of the executor slurm, or None where there is none. One that the environment names need not exist."""
+    if given := os.environ.get("LIBSTREAM_SLURM_CONFIG"):
+        return Path(given)
+    file = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "libstream" / "slurm.toml"
+    return file if file.is_file() else None
 
 
 def n_workers() -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import glob
 import re
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from libstream import api, registry
+from libstream import registry
+from libstream.cli._executorargs import add_executor_arguments, count, opened_executor, show_job
 from libstream.cli._one import Outcome, Setup, process, speed, statistics
 from libstream.cli._openargs import add_open_arguments
 from libstream.cli._udfargs import add_udf_arguments, make_udfs
@@ -27,6 +26,7 @@ _EXAMPLES = """\
   libstream run scan.mib --udf adf=VirtualDetector -p inner=30 --udf CenterOfMass -o out.h5     several in one pass
   libstream run scan.mib --udf mine.py:Brightest -p threshold=50 -o out.h5                      a UDF of your own
   libstream run raw.bin --format raw --dtype u2 --frame 256,256 --scan 64,64 --udf Sum -o sum.h5
+  libstream run scan.mib --udf Sum -o sum.h5 --executor slurm --nodes 4 --slurm-config cluster.toml
   libstream run *.mib --recipe recipe.toml -o results/{stem}.h5 --resume                        many files; again, only what is missing
 
 templates of -o and --plot: {stem} scan, {name} scan.mib, {parent} its folder, {index} or {index:04} number of the file
@@ -62,21 +62,16 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--dark", metavar="FILE", help="array of the frame's shape that is subtracted")
     how.add_argument("--gain", metavar="FILE", help="array of the frame's shape to multiply with")
     how.add_argument("--excluded", metavar="FILE", help="bad pixels (bool, frame's shape), replaced by the mean of their good neighbours")
-    how.add_argument("--executor", metavar="NAME", help="threads (default), inline, processes, ... (`libstream plugins executors`)")
-    how.add_argument("--workers", type=_count, metavar="N", help="number of workers (default: one a processor)")
+    add_executor_arguments(how)
     many = parser.add_argument_group("many files")
     many.add_argument("--resume", action="store_true", help="skip files whose result is there, complete, of the same data and run")
-    many.add_argument("--jobs", type=_count, default=1, metavar="N", help="files at the same time (default: 1)")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
-    return int(text)
+    many.add_argument("--jobs", type=count, default=1, metavar="N", help="files at the same time (default: 1)")
 
 
 def _run(args: argparse.Namespace) -> int:
     recipe = (Recipe.load(args.recipe) if args.recipe else Recipe()).with_arguments(args)
+    if args.dry_run:
+        return show_job(recipe.executor, args)
     files = expand_files(args.files)
     outcomes = [Outcome(f) for f in files]
     _place(outcomes, recipe, args.resume)
@@ -87,25 +82,14 @@ def _run(args: argparse.Namespace) -> int:
             check_available(outcome.plot or "")
     udfs = make_udfs(recipe.udfs)
     silent = not (recipe.output or recipe.plot or args.json or args.profile)
-    with _executor(recipe) as executor:
+    args.workers = recipe.workers
+    with opened_executor(recipe.executor, args) as executor:
         setup = Setup(
             recipe, udfs, recipe.load_roi(), recipe.load_corrections(), executor,
             resume=args.resume, explain=args.explain, explain_only=args.explain and silent, profile=args.profile,
         )  # fmt: skip
         _process_all(outcomes, setup, args)
     return _finish(outcomes, args, warn_unsaved=silent and not args.explain)
-
-
-@contextlib.contextmanager
-def _executor(recipe: Recipe) -> Iterator[Any]:
-    """The name of a shared executor, or one of our own where the number of workers is given."""
-    if recipe.workers is None:
-        yield recipe.executor
-    elif recipe.executor == "inline":
-        raise UsageError("--workers: the executor inline has one worker, the program itself; use --executor threads or processes")
-    else:
-        with api.executor(recipe.executor, workers=recipe.workers) as own:
-            yield own
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
