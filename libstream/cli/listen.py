@@ -91,14 +91,15 @@ def _listen(live: api.LiveSource, udfs: dict[str, Any], executor: Any, args: arg
 
 
 def _next(live: api.LiveSource) -> api.Acquisition:
-    told = len(live.problems)
+    told = set(live.problems)
     with LiveLine("waiting") as line:
         while True:
             found = live.wait(_POLL_S)
             problems = live.problems
-            for text in problems[told:]:
-                line.message(f"libstream: note: {text}")
-            told = len(problems)
+            for text in problems:  # the last fifty, each once
+                if text not in told:
+                    line.message(f"libstream: note: {text}")
+            told = set(problems)
             if found is not None:
                 return found
             line.show(live.status(), None)
