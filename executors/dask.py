@@ -10,9 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from libstream.executors._dask_live import Kept, run_dealt
 from libstream.executors._dask_run import Run, Settings
 from libstream.executors._feed import feed_of
-from libstream.ext import CancelFlag, NotInstalledError, Partial, Partition, Traits, UsageError, Work, WorkerLostError, n_workers_default
+from libstream.ext import (
+    CancelFlag,
+    Consumer,
+    Consumers,
+    Dealt,
+    NotInstalledError,
+    Partial,
+    Partition,
+    Traits,
+    UsageError,
+    Work,
+    WorkerLostError,
+    n_workers_default,
+)
 
 CONNECT_S = 8.0
 """Longest wait for the answer of a scheduler."""
@@ -49,6 +63,7 @@ class DaskExecutor:
         self._workers, self._address, self._given, self._security = workers or n_workers_default(), address, client, security
         self._settings = Settings(dict(path_map or {}), snapshot_s, combine_bytes, wait_s)
         self._lock = threading.Lock()
+        self._kept: list[Kept] = []
         self._client: Any = None
         self._cluster: Any = None
 
@@ -63,14 +78,32 @@ class DaskExecutor:
     def imap(self, work: Work, partitions: Iterable[Partition], *, in_flight: int, cancel: CancelFlag) -> Iterator[Partial | None]:
         """See `Executor.imap`. Yields merged neighbours too (`Partial.span`)."""
         client = self._connected()
+        if isinstance(partitions, Dealt):
+            yield from run_dealt(client, work, partitions, cancel, self._settings.path_map)
+            return
         run = Run(client, work, feed_of(partitions), cancel, self._settings, direct=True if self._cluster is not None else None)
         try:
             yield from run.results()
         finally:
             run.stop()
 
+    @property
+    def is_local(self) -> bool:
+        """See `KeepsConsumers`."""
+        if self._address is None and self._given is None:
+            return True
+        return urlsplit(str(self._connected().scheduler.address)).hostname in ("127.0.0.1", "localhost", "::1", None)
+
+    def keep(self, consumer: Consumer) -> Consumers:
+        """See `KeepsConsumers`."""
+        kept = Kept(self._connected, consumer)
+        self._kept = [k for k in self._kept if not k.closed] + [kept]
+        return kept
+
     def close(self) -> None:
         """Close what was started here; a client that was given is left alone."""
+        for kept in self._kept:
+            kept.close()
         with self._lock:
             self._drop()
 

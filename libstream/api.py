@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import math
 import re
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from libstream import registry
-from libstream.connecting import connect, record, replay, watch
+from libstream.connecting import connect, record, replay, route, watch
 from libstream.contracts.executor import Executor
 from libstream.contracts.source import FrameSource, WarmsUp
 from libstream.contracts.udf import UDF
 from libstream.errors import FormatError, UsageError
+from libstream.executing import executor, named, shutdown
 from libstream.live.source import Acquisition, LiveSource
 from libstream.model.corrections import Corrections
 from libstream.model.result import Result
 from libstream.opening import open_source
+from libstream.route.source import RoutedSource
 from libstream.run.again import Comparison, compare, differences, rebuild, stored_corrections, stored_roi
 from libstream.run.bind import OnChannel
 from libstream.run.job import Job, Progress
@@ -31,7 +30,7 @@ from libstream.run.job import Job, Progress
 __all__ = [
     "Acquisition", "Comparison", "Job", "LiveSource", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter",
     "check_output", "compare", "connect", "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild",
-    "record", "register", "replay", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi", "watch",
+    "record", "register", "replay", "route", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi", "watch",
 ]  # fmt: skip
 
 UDFs = UDF | OnChannel | Sequence[UDF | OnChannel] | Mapping[str, UDF | OnChannel]
@@ -241,53 +240,6 @@ def _sink_for(path: Path) -> Any:
     raise FormatError(f"{path}: nobody writes results with the ending {path.suffix!r}; use one of {', '.join(known)}")
 
 
-# -- executors ---------------------------------------------------------------------------------------------------------
-
-_shared: dict[str, Executor] = {}
-_shared_lock = threading.Lock()
-
-
-@contextmanager
-def executor(name: str, **options: Any) -> Iterator[Executor]:
-    """An executor of one's own, closed at the end: `with ls.executor("processes", workers=4) as ex: ls.run(..., executor=ex)`.
-
-    name: as for `start`, with an address where the executor takes one ("dask://host:8786"). options: what the executor takes.
-    """
-    name, _, address = name.partition("://")
-    own = registry.load("executors", name)(**options, **({"address": address} if address else {}))
-    try:
-        yield own
-    finally:
-        own.close()
-
-
-def shutdown() -> None:
-    """Close the process-wide executors; the next run starts new ones."""
-    with _shared_lock:
-        held = list(_shared.values())
-        _shared.clear()
-    for ex in held:
-        ex.close()
-
-
-atexit.register(shutdown)
-
-
-def _executor(given: str | Executor) -> Executor:
-    if not isinstance(given, str):
-        if type(given).__module__.partition(".")[0] == "distributed" and hasattr(given, "scheduler"):
-            return registry.load("executors", "dask")(client=given)  # holds nothing that would have to be closed
-        if not hasattr(given, "imap"):
-            raise UsageError(f"executor must be a name such as 'threads' or an executor, got {given!r}")
-        return given
-    with _shared_lock:
-        if given not in _shared:
-            name, _, address = given.partition("://")
-            cls = registry.load("executors", name)
-            _shared[given] = cls(address=address) if address else cls()
-        return _shared[given]
-
-
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +254,7 @@ def _job(
     profile: bool = False,
     tick_s: float | None = None,
 ) -> Job:
-    if isinstance(source, LiveSource):
+    if isinstance(source, (LiveSource, RoutedSource)):
         source = source.wait()
     elif not isinstance(source, FrameSource):
         source = open(source)
@@ -313,7 +265,7 @@ def _job(
     return Job(
         source,
         keyed(udfs),
-        executor=_executor(ex),
+        executor=named(ex),
         roi=roi,
         corrections=corrections,
         progress=progress or None,

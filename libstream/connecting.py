@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from libstream import registry
+from libstream.contracts.dealt import KeepsConsumers
 from libstream.contracts.indexing import memory_available
 from libstream.contracts.source import FrameSource
 from libstream.contracts.stream import StreamUrl
 from libstream.errors import UsageError
+from libstream.executing import named
 from libstream.live.source import LiveSource
 from libstream.live.watch import WatchedFile
 from libstream.model.source import SourceMeta
 from libstream.opening import described, open_source, scan_shape, watch_source
+from libstream.route.connect import Cluster, connect_routed
 
 
 def connect(
@@ -35,8 +38,10 @@ def connect(
     policy: str = "block",
     stall_timeout_s: float | None = None,
     record: str | Path | None = None,
+    executor: Any = None,
+    cluster: Mapping[str, Any] | None = None,
     **options: Any,
-) -> LiveSource:
+) -> Any:
     """Connect to a detector. Frames come in from now on; iterate, or `wait()`, for acquisitions, and use each like a file.
 
     Args:
@@ -56,19 +61,38 @@ def connect(
             "drop" throws new frames away and counts them.
         stall_timeout_s: silence after which a running acquisition is closed as incomplete (default: 5 s, or 20 frame times).
         record: folder; everything that arrives is written there, too (docs/how-to/record-and-replay.md).
+        executor: name or executor whose workers are to take the frames themselves ("dask"): a router is started on this computer and deals
+            them out. "router://host:9880" as url takes the frames of one that runs (`libstream route`). Give the same executor to `start`.
+        cluster: how router, workers and this program reach each other, see `libstream.route.connect.Cluster`: listen=, results=, health=,
+            curve=, consumers=, consumer_bytes=, wait_s=, timeout_s=, block_timeout_s= (docs/how-to/live-on-a-cluster.md).
         options: what the kind of detector takes.
+
+    Returns a `LiveSource`; with `executor` a `RoutedSource`, which is used in the same way.
 
     Raises:
         UsageError: a bad address or option. NotInstalledError: a package is missing. OSError: the address cannot be bound.
     """
-    parsed = StreamUrl.parse(url)
-    kind = registry.load("detectors", parsed.scheme)()
-    detector = kind.receiver(parsed, **options)
-    given = {"order": order, "flyback": flyback, "frames_per_position": frames_per_position, "positions": positions}
 
     def describe(meta: SourceMeta) -> SourceMeta:
         return described(meta, None, None, None, scan_step, pixel, centre, rotation_deg)
 
+    parsed = StreamUrl.parse(url)
+    given = {"order": order, "flyback": flyback, "frames_per_position": frames_per_position, "positions": positions}
+    shape = None if scan is None else scan_shape("scan", scan)
+    if parsed.scheme == "router" or (executor is not None and isinstance(named(executor), KeepsConsumers)):
+        if executor is None:
+            raise UsageError(f"{url}: frames of a router go to the workers of a cluster: connect with executor='dask' or a similar one")
+        if shape_hook is not None:
+            raise UsageError("a shape hook cannot be asked by a router, which is another process: give scan=")
+        received = {
+            "scan": shape, **given, "policy": policy, "ring_bytes": ring_bytes, "max_message_bytes": max_message_bytes,
+            "stall_timeout_s": stall_timeout_s, "record": record,
+        }  # fmt: skip
+        return connect_routed(parsed, named(executor), Cluster.of(cluster), received, options, describe)
+    if cluster is not None:
+        raise UsageError("cluster= is for an executor whose workers take frames from a router, such as executor='dask'")
+    kind = registry.load("detectors", parsed.scheme)()
+    detector = kind.receiver(parsed, **options)
     recorder = None
     if record is not None:
         from libstream.live.record import Recorder
@@ -76,7 +100,7 @@ def connect(
         recorder = Recorder(record, url, parsed.scheme, options=options)
     try:
         return LiveSource(
-            detector, url, scan=None if scan is None else scan_shape("scan", scan), order=given, shape_hook=shape_hook,
+            detector, url, scan=shape, order=given, shape_hook=shape_hook,
             ring_bytes=int(min(memory_available(), 1 << 40) // 4 if ring_bytes is None else ring_bytes),
             max_message_bytes=max_message_bytes, policy=policy, stall_timeout_s=stall_timeout_s, describe=describe, recorder=recorder,
         )  # fmt: skip
@@ -84,6 +108,45 @@ def connect(
         if recorder is not None:
             recorder.close()
         raise
+
+
+def route(
+    urls: str | Sequence[str],
+    *,
+    listen: str = "tcp://127.0.0.1:9880",
+    memory: int | None = None,
+    timeout_s: float | None = None,
+    block_timeout_s: float = 60.0,
+    curve: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """A router in this process: receives from detectors, deals frames out to consumers. `libstream route` on the command line.
+
+    Args:
+        urls: addresses of one or several detectors, as for `connect`.
+        listen: where consumers and clients connect; port 0 finds a free one (`address` says it).
+        memory: for frames (default: a quarter of the machine's memory, shared by all detectors).
+        timeout_s: silence of a detector that ends a scan, and of a consumer that gives it up (default: 5 s).
+        block_timeout_s: time that a consumer has for a block.
+        curve: keys, {"secret": ..., "clients": ...}: each a key or a file of `zmq.auth.create_certificates`.
+        options: as for `connect`: scan=, order=, policy=, record= ...
+
+    Returns a `libstream.route.hub.Hub`, a context manager: address, health(), close(). Raises OSError, UsageError.
+    """
+    from contextlib import ExitStack
+
+    from libstream.route.hub import LOST_S, Hub
+
+    if timeout_s is not None and not timeout_s > 0:
+        raise UsageError(f"a timeout is a time in seconds, above 0, got {timeout_s!r}")
+    listed = [urls] if isinstance(urls, str) else list(urls)
+    share = (int(min(memory_available(), 1 << 40) // 4) if memory is None else memory) // max(1, len(listed))
+    given = {"ring_bytes": share, "stall_timeout_s": timeout_s, **{k: v for k, v in options.items() if v is not None}}
+    with ExitStack() as stack:
+        sources = [stack.enter_context(connect(url, **given)) for url in listed]
+        hub = Hub(sources, listen, curve=curve, lost_s=timeout_s or LOST_S, block_s=block_timeout_s)
+        stack.pop_all()
+        return hub.start()
 
 
 def replay(source: FrameSource | str | Path, url: str, **options: Any) -> Any:

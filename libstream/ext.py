@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from libstream import registry
-from libstream.codecs import bslz4, lsr, merlin, merlin_header, wire
+from libstream.codecs import bslz4, cbor, lsr, merlin, merlin_header, wire
 from libstream.config import n_workers as _n_workers
 from libstream.config import slurm_config as _slurm_config
 from libstream.config import slurm_config as _slurm_config
+from libstream.contracts.dealt import Consumer, Consumers, Dealt, KeepsConsumers
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
 from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Growing, HandsOut, Opener, Partition, Planned, TakesPartitions
@@ -104,11 +105,14 @@ __all__ = [
     "CancelFlag",
     "CancelledError",
     "CodecError",
+    "Consumer",
+    "Consumers",
     "Controller",
     "Corrections",
     "CorruptFileError",
     "Coverage",
     "DataShape",
+    "Dealt",
     "Decoder",
     "Detector",
     "DetectorKind",
@@ -122,6 +126,7 @@ __all__ = [
     "FrameSource",
     "Growing",
     "HandsOut",
+    "KeepsConsumers",
     "Kernel",
     "LibstreamError",
     "NotInstalledError",
@@ -132,9 +137,9 @@ __all__ = [
     "ParameterError",
     "Partial",
     "Partition",
-    "Planned",
     "Parts",
     "PerPosition",
+    "Planned",
     "Quantity",
     "Ragged",
     "RaggedPart",
@@ -164,6 +169,7 @@ __all__ = [
     "Work",
     "WorkerLostError",
     "bslz4",
+    "cbor",
     "convert",
     "decoder_at",
     "default_axes",

@@ -8,8 +8,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from libstream.ext import Announced, CodecError, Event, FramePart, NotInstalledError, Parts, RunEnd, RunHeader, Skipped, WireError, wire
-from libstream.io_backends.streams._own_cbor import MAX_BYTES, loads
+from libstream.ext import (
+    Announced,
+    CodecError,
+    Event,
+    FramePart,
+    NotInstalledError,
+    Parts,
+    RunEnd,
+    RunHeader,
+    Skipped,
+    WireError,
+    cbor,
+    wire,
+)
 
 VERSION = 1
 DTYPES = (
@@ -61,8 +73,8 @@ class OwnDecoder:
         """Events of one message. Raises WireError for what the protocol does not allow."""
         if not len(parts):
             raise WireError("a message without parts")
-        if len(parts[0]) > MAX_BYTES:
-            raise WireError(f"a header of {len(parts[0])} bytes, expected at most {MAX_BYTES}")
+        if len(parts[0]) > cbor.MAX_BYTES:
+            raise WireError(f"a header of {len(parts[0])} bytes, expected at most {cbor.MAX_BYTES}")
         head = bytes(parts[0])
         if len(parts) == 2 and (cut := _cut(head)) is not None:
             key, number, t_ns = cut
@@ -75,7 +87,7 @@ class OwnDecoder:
     # -- the careful way ------------------------------------------------------------------------------------------------
 
     def _read(self, head: bytes, parts: Parts) -> Iterable[Event]:
-        said = loads(head)
+        said = cbor.loads(head)
         kind = said.get("type")
         if kind == "frame" or kind == "frames":
             return self._frames(kind, said, head, parts)
@@ -202,7 +214,7 @@ class OwnDecoder:
         before, between, after = key
         tried = before + b"\x1a\x12\x34\x56\x78" + between + (b"\x1b\x12\x34\x56\x78\x12\x34\x56\x78" if between else b"") + after
         try:
-            said = loads(tried)
+            said = cbor.loads(tried)
         except WireError:
             return
         if said.get("number") == 0x12345678 and said.get("t_ns") == (0x1234567812345678 if between else None):

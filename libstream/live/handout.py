@@ -29,10 +29,10 @@ LEAST = 64
 class HandOut:
     """One pass over a run: an iterator of partitions, each handed out once its frames are in memory.
 
-    planned: partitions of the plan; say which positions are wanted, and how many a partition may have.
+    planned: partitions of the plan; say which positions are wanted, and how many a partition may have (or `size` says it).
     """
 
-    def __init__(self, run: Run, planned: Iterable[Partition], frame_bytes: int) -> None:
+    def __init__(self, run: Run, planned: Iterable[Partition], frame_bytes: int, size: int | None = None) -> None:
         self._run = run
         self._wanted = np.zeros(run.n, bool)
         most = 1
@@ -40,13 +40,14 @@ class HandOut:
             self._wanted[p.positions()] = True
             most = max(most, p.n_positions)
         self._all = bool(self._wanted.all())
-        self._size = min(most, max(LEAST, MOST_BYTES // max(1, frame_bytes)))
+        self._size = min(most, max(LEAST, MOST_BYTES // max(1, frame_bytes))) if size is None else size
         self._number = 0
         self._pause_s = PAUSE_S
         self._out: dict[int, tuple[_Arr, _Arr]] = {}
         self._at = self._lost_at = 0
         self._gone = self._excluded = 0
         self._woken = self._closed = False
+        self._since = 0.0  # of `poll`: since when there is something
         with run.changed:
             self._needs = run.claim()
 
@@ -74,6 +75,24 @@ class HandOut:
                     return self._next_partition()
                 run.changed.wait(FLUSH_S if since == 0.0 else max(0.001, FLUSH_S - (now - since)))
             self._pause_s = PAUSE_S
+            return self._next_partition()
+
+    def poll(self) -> Partition | None:
+        """The next partition if there is one, else None: as `next` without waiting. Raises StopIteration at the end."""
+        run = self._run
+        with run.changed:
+            if self._woken or self._closed:
+                raise StopIteration
+            n = run.n_ready - self._at
+            if not n and run.n_lost == self._lost_at:
+                if run.closed:
+                    raise StopIteration
+                return None
+            now = time.monotonic()
+            self._since = self._since or now
+            if n < self._size and not run.closed and not (n and not self._number) and now - self._since < FLUSH_S:
+                return None
+            self._since = 0.0
             return self._next_partition()
 
     def _next_partition(self) -> Partition:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libstream.codecs.cbor import loads
 from libstream.ext import (
     Announced,
     Axis,
@@ -26,7 +27,6 @@ from libstream.ext import (
     wire,
 )
 from libstream.io_backends.streams import _own_decode
-from libstream.io_backends.streams._own_cbor import loads
 from libstream.io_backends.streams.own import Own, OwnDecoder, OwnEncoder
 
 _Arr = np.ndarray[Any, Any]

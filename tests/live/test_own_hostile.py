@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libstream.codecs.cbor import MAX_BYTES, MAX_DEPTH, loads
 from libstream.ext import FramePart, RunEnd, RunHeader, WireError
-from libstream.io_backends.streams._own_cbor import MAX_BYTES, MAX_DEPTH, loads
 from libstream.io_backends.streams.own import OwnDecoder
 
 dumps = cbor2.dumps

@@ -111,7 +111,7 @@ def test_no_snapshot_mixes_generations() -> None:
             super().process_frame(frame, out, at)
 
     source = ScriptedSource(FRAMES, CUT)
-    job = Job(source, {"u": Slow()}, executor=ls.api._executor("threads"), tick_s=0.002).start()
+    job = Job(source, {"u": Slow()}, executor=ls.api.named("threads"), tick_s=0.002).start()
     seen = []
     stop = threading.Event()
 

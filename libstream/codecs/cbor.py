@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from libstream.ext import WireError
+from libstream.errors import WireError
 
 MAX_BYTES = 65536
-"""Longest header; lists and maps in it cannot have more items than it has bytes."""
+"""Longest header where nothing else is said; lists and maps in it cannot have more items than it has bytes."""
 MAX_DEPTH = 8
 """Levels of lists and maps inside of each other."""
 
@@ -22,10 +22,10 @@ _FLOATS = {25: (">e", 2), 26: (">f", 4), 27: (">d", 8)}
 _SIMPLE = {20: False, 21: True, 22: None, 23: None}
 
 
-def loads(data: bytes) -> dict[str, Any]:
+def loads(data: bytes, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """The map that `data` is. Keys are texts, values None, bool, int, float, str, lists and maps of these. Raises WireError."""
-    if len(data) > MAX_BYTES:
-        raise WireError(f"a header of {len(data)} bytes, expected at most {MAX_BYTES}")
+    if len(data) > max_bytes:
+        raise WireError(f"a header of {len(data)} bytes, expected at most {max_bytes}")
     at = len(_MAGIC) if data.startswith(_MAGIC) else 0
     try:
         value, at = _item(data, at, 0)

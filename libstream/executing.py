@@ -1,0 +1,58 @@
+"""Executors by name: shared by the whole process, or one's own."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from libstream import registry
+from libstream.contracts.executor import Executor
+from libstream.errors import UsageError
+
+_shared: dict[str, Executor] = {}
+_shared_lock = threading.Lock()
+
+
+@contextmanager
+def executor(name: str, **options: Any) -> Iterator[Executor]:
+    """An executor of one's own, closed at the end: `with ls.executor("processes", workers=4) as ex: ls.run(..., executor=ex)`.
+
+    name: as for `start`, with an address where the executor takes one ("dask://host:8786"). options: what the executor takes.
+    """
+    name, _, address = name.partition("://")
+    own = registry.load("executors", name)(**options, **({"address": address} if address else {}))
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+def shutdown() -> None:
+    """Close the process-wide executors; the next run starts new ones."""
+    with _shared_lock:
+        held = list(_shared.values())
+        _shared.clear()
+    for ex in held:
+        ex.close()
+
+
+atexit.register(shutdown)
+
+
+def named(given: str | Executor) -> Executor:
+    """The process-wide executor of this name, or the one that is given (a `distributed.Client` too). Raises UsageError."""
+    if not isinstance(given, str):
+        if type(given).__module__.partition(".")[0] == "distributed" and hasattr(given, "scheduler"):
+            return registry.load("executors", "dask")(client=given)  # holds nothing that would have to be closed
+        if not hasattr(given, "imap"):
+            raise UsageError(f"executor must be a name such as 'threads' or an executor, got {given!r}")
+        return given
+    with _shared_lock:
+        if given not in _shared:
+            name, _, address = given.partition("://")
+            cls = registry.load("executors", name)
+            _shared[given] = cls(address=address) if address else cls()
+        return _shared[given]
