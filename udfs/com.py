@@ -43,8 +43,8 @@ class CenterOfMass(UDF):
     centre: tuple[float, float] | None = param(
         None, unit="px", title="Centre (y, x)", help="default: the source's, else the middle of the frame"
     )
-    radius: Quantity | None = param(None, unit="px", title="Outer radius", help="default: the whole frame")
-    inner: Quantity = param(0.0, unit="px", title="Inner radius")
+    radius: Quantity | None = param(None, gt=0, unit="px", title="Outer radius", help="default: the whole frame")
+    inner: Quantity = param(0.0, ge=0, unit="px", title="Inner radius")
     descan: Literal["none", "mean", "plane", "parabola"] = param(
         "none", title="Descan fit", help="subtracted from com before field is made"
     )

@@ -28,8 +28,8 @@ class FEM(UDF):
     The variance over positions of the mean in each ring is in `RadialProfile`.
     """
 
-    inner: Quantity = param(0.0, unit="px", title="Inner radius")
-    outer: Quantity | None = param(None, unit="px", title="Outer radius", help="default: the whole frame")
+    inner: Quantity = param(0.0, ge=0, unit="px", title="Inner radius")
+    outer: Quantity | None = param(None, gt=0, unit="px", title="Outer radius", help="default: the whole frame")
     centre: tuple[float, float] | None = param(
         None, unit="px", title="Centre (y, x)", help="default: the source's, else the middle of the frame"
     )

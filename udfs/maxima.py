@@ -25,7 +25,7 @@ class LocalMaxima(UDF):
     """
 
     threshold: float = param(0.0, title="Threshold", help="maxima must be above it")
-    min_distance: Quantity = param(1.0, unit="px", title="Least distance")
+    min_distance: Quantity = param(1.0, ge=0, unit="px", title="Least distance")
     edge: int = param(0, ge=0, unit="px", title="Margin", help="pixels along the border that are left out")
     max_peaks: int = param(0, ge=0, title="Most peaks of a frame", help="0: all")
 

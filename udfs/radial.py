@@ -43,8 +43,8 @@ class RadialProfile(UDF):
     centre: tuple[float, float] | None = param(
         None, unit="px", title="Centre (y, x)", help="default: the source's, else the middle of the frame"
     )
-    bin_width: Quantity = param(1.0, unit="px", title="Width of a ring")
-    outer: Quantity | None = param(None, unit="px", title="Outer radius", help="default: to the nearest edge of the frame")
+    bin_width: Quantity = param(1.0, gt=0, unit="px", title="Width of a ring")
+    outer: Quantity | None = param(None, gt=0, unit="px", title="Outer radius", help="default: to the nearest edge of the frame")
     max_order: int = param(0, ge=0, le=64, title="Highest Fourier order")
     antialias: bool = param(False, title="Share pixels between rings")
 
@@ -75,8 +75,6 @@ class RadialProfile(UDF):
                     f"RadialProfile: the centre (y, x) = ({cy:g}, {cx:g}) is outside of frames of {(ny, nx)}, "
                     "so outer has no default; give outer in px"
                 )
-        if not (outer > 0 and self.bin_width > 0):  # type: ignore[operator]
-            raise ParameterError(f"RadialProfile: outer and bin_width must be above 0 px, got {outer:g} and {self.bin_width:g}")
         return outer
 
     @functools.cached_property

@@ -47,10 +47,10 @@ class VirtualDetector(UDF):
     centre: tuple[float, float] | None = param(
         None, unit="px", title="Centre (y, x)", help="default: the source's, else the middle of the frame"
     )
-    inner: Quantity = param(0.0, unit="px", title="Inner radius")
-    outer: Quantity | None = param(None, unit="px", title="Outer radius", help="default: to the corners")
-    width: Quantity | None = param(None, unit="px", title="Width (x)", help="of the rectangle")
-    height: Quantity | None = param(None, unit="px", title="Height (y)", help="of the rectangle")
+    inner: Quantity = param(0.0, ge=0, unit="px", title="Inner radius")
+    outer: Quantity | None = param(None, gt=0, unit="px", title="Outer radius", help="default: to the corners")
+    width: Quantity | None = param(None, gt=0, unit="px", title="Width (x)", help="of the rectangle")
+    height: Quantity | None = param(None, gt=0, unit="px", title="Height (y)", help="of the rectangle")
     angles: tuple[float, float] = param((0.0, 360.0), unit="deg", title="Angles (start, stop)", help="of the sector")
     mask: Array | None = param(None, title="Weights", help="array of the frame's shape, or several of them")
 

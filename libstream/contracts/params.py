@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import textwrap
 import weakref
 from dataclasses import MISSING, fields
@@ -92,6 +93,15 @@ def _limits(cls: type[UDF], name: str) -> str:
             unit = f.metadata.get("json_schema_extra", {}).get("unit", "")
             return f" (allowed: {limits}{' ' + unit if unit else ''})" if limits else ""
     return ""
+
+
+def check_limits(udf: UDF, name: str, value: float) -> None:
+    """Raises ParameterError where `value` [px], converted from another unit, is beyond the limits of the parameter `name`."""
+    compare = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+    limits = type(udf).__dataclass_fields__[name].metadata  # type: ignore[attr-defined]
+    if not all(compare[k](value, v) for k, v in limits.items() if k in compare):
+        given = udf.parameters()[name]
+        raise ParameterError(f"{type(udf).__name__}: {name}={given} is {value:g} px on this source{_limits(type(udf), name)}")
 
 
 def schema(cls: type[UDF]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,24 @@ class Quantity:
         if max(in_px) - min(in_px) > 1e-6 * max(map(abs, in_px), default=0.0):
             raise ParameterError(f"{self} is not one number of px: the axes have different steps {sorted(steps)}; give px")
         return float(in_px[0])
+
+    def __lt__(self, limit: float) -> bool:
+        return self._keeps(operator.lt, limit)
+
+    def __le__(self, limit: float) -> bool:
+        return self._keeps(operator.le, limit)
+
+    def __gt__(self, limit: float) -> bool:
+        return self._keeps(operator.gt, limit)
+
+    def __ge__(self, limit: float) -> bool:
+        return self._keeps(operator.ge, limit)
+
+    def _keeps(self, compare: Callable[[float, float], bool], limit: float) -> bool:
+        """Whether it keeps a limit in px. Of another unit only the sign is known before a source gives its axes."""
+        if self.unit == "px" or limit == 0 or self.value * limit <= 0:
+            return compare(self.value, limit)
+        return True
 
     def __str__(self) -> str:
         return f"{self.value:g} {self.unit}"

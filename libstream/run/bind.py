@@ -14,7 +14,7 @@ import numpy as np
 from libstream.config import debug
 from libstream.contracts.executor import Traits
 from libstream.contracts.indexing import memory_available
-from libstream.contracts.params import validated
+from libstream.contracts.params import check_limits, validated
 from libstream.contracts.source import FrameSource
 from libstream.contracts.udf import UDF
 from libstream.errors import LibstreamError, ShapeError, UDFError, UsageError
@@ -189,6 +189,8 @@ def _bind_one(
         meta.shape, dtype, meta.axes, meta.dtype, mask, corrections if folds else None, max_frames, meta.centre, meta.rotation_deg
     )  # fmt: skip
     changes = {name: value.in_pixels(meta.sig_axes) for name, value in udf.parameters().items() if isinstance(value, Quantity)}
+    for name, value in changes.items():
+        check_limits(udf, name, value)
     bound = replace(udf, **changes) if changes else udf  # type: ignore[type-var]
     converter = None
     if corrected or dtype != meta.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -198,3 +199,44 @@ def test_a_unit_needs_calibrated_axes() -> None:
         ls.run(ls.open(frames, pixel="0.5 mrad"), Ring(inner="12 nm"), executor="inline")
     with pytest.raises(ParameterError, match="is not one number of px: the axes have different steps"):
         ls.run(ls.open(frames, pixel=("0.5 mrad", "0.6 mrad")), Ring(inner="12 mrad"), executor="inline")
+
+
+class Limited(ls.UDF):
+    """Lengths with limits."""
+
+    inner: ls.Quantity = ls.param(0.0, ge=0, unit="px")
+    outer: ls.Quantity | None = ls.param(None, gt=0, le=20, unit="px")
+
+    def outputs(self) -> dict[str, ls.Output]:
+        return {"v": ls.nav("f8")}
+
+    def process_frame(self, frame: Any, out: Any) -> None:
+        out.v[...] = self.inner
+
+
+@pytest.mark.parametrize("given", [{"inner": 0}, {"inner": "3 mrad"}, {"outer": 20}, {"outer": "9000 mrad"}, {"outer": None}])
+def test_a_length_within_its_limits(given: dict[str, Any]) -> None:
+    make(Limited, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"inner": -3}, "inner: input should be greater than or equal to 0, got -3 (allowed: >= 0 px)"),
+        ({"inner": "-3 mrad"}, "(allowed: >= 0 px)"),
+        ({"outer": 0}, "(allowed: > 0 and <= 20 px)"),
+        ({"outer": 20.5}, "(allowed: > 0 and <= 20 px)"),
+    ],
+)
+def test_a_length_beyond_its_limits(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(text)):
+        make(Limited, given)
+
+
+def test_a_limit_in_px_holds_for_other_units_too() -> None:
+    source = ls.open(np.zeros((2, 2, 8, 8), np.uint16), pixel="0.5 mrad")
+    with pytest.raises(ParameterError, match=re.escape("outer=11 mrad is 22 px on this source (allowed: > 0 and <= 20 px)")):
+        ls.run(source, Limited(outer="11 mrad"))
+    assert ls.run(source, Limited(inner="2 mrad", outer="10 mrad"))["v"][0, 0] == 4
+    assert (ls.Quantity(3.0) > 2, ls.Quantity(3.0) < 2, ls.Quantity(-1.0, "nm") >= 0) == (True, False, False)
+    assert schema(Limited)["properties"]["inner"]["ge"] == 0

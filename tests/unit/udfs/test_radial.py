@@ -172,8 +172,8 @@ def test_units_and_limits() -> None:
     got = drive(RadialProfile(bin_width="1 mrad"), data, axes=axes)
     assert_allclose(got["radius"], [0.5, 1.5, 2.125])
     for bad, match in (
-        ({"bin_width": 0}, "above 0"),
-        ({"outer": -1}, "above 0"),
+        ({"bin_width": 0}, "allowed: > 0 px"),
+        ({"outer": -1}, "allowed: > 0 px"),
         ({"centre": (50, 4)}, "outer"),
         ({"max_order": -1}, "max_order"),
         ({"bin_width": 1e-6}, "rings"),

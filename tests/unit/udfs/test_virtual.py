@@ -168,7 +168,7 @@ def test_corrections_are_folded_into_the_weights() -> None:
         (ls.udfs.VirtualDetector(mask=np.ones((24, 20)), shape="disk"), ParameterError, "give one of them"),
         (ls.udfs.VirtualDetector(shape="mask"), ParameterError, "needs mask="),
         (ls.udfs.VirtualDetector(inner=9, outer=8), ParameterError, "inner=9"),
-        (ls.udfs.VirtualDetector(inner=-1), ParameterError, "inner=-1"),
+        (ls.udfs.VirtualDetector(inner=-1), ParameterError, "inner: .*got -1 .allowed: >= 0 px"),
         (ls.udfs.VirtualDetector(shape="disk", inner=2, outer=5), ParameterError, "no inner radius"),
         (ls.udfs.VirtualDetector(outer=3, centre=(100, 100)), ParameterError, "no pixel"),
         (ls.udfs.VirtualDetector(shape="point", centre=(24, 0)), ParameterError, "no pixel"),
