@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from libstream.executors import _dask_worker as far
+from libstream.executors._dask_tree import LARGE_BYTES, LEVELS, Node, Tree
 from libstream.executors._feed import Feed, Given
 from libstream.ext import CancelFlag, CancelledError, Partial, Partition, UsageError, Work, WorkerLostError
 
@@ -36,6 +37,8 @@ SILENT_S = 30.0
 ASK_S = 5.0
 """Longest wait for an answer when a run is stopped."""
 RESTART_S = 30.0
+TRIES = 4
+"""How often workers are told of a run, where one dies meanwhile."""
 _numbers = itertools.count()
 _log = logging.getLogger("libstream")
 
@@ -50,29 +53,22 @@ class Settings:
     wait_s: float
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node (level, i) of the tree on the workers. positions: what an error says of it; parts: what it is merged of."""
-
-    level: int
-    i: int
-    future: Any
-    positions: tuple[int, int]
-    parts: tuple[Node, ...] = ()
-
-
 class Run:
-    """One `imap`."""
+    """One `imap`. heal: told how many workers there are."""
 
-    def __init__(self, client: Any, work: Work, feed: Feed | Given, cancel: CancelFlag, settings: Settings, direct: bool | None) -> None:
+    def __init__(
+        self, client: Any, work: Work, feed: Feed | Given, cancel: CancelFlag, settings: Settings, direct: bool | None,
+        heal: Callable[[int], None],
+    ) -> None:  # fmt: skip
         self.client, self.work, self.feed, self.cancel, self.settings, self.direct = client, work, feed, cancel, settings, direct
+        self.heal = heal
         self.token = f"{os.getpid()}-{time.time_ns()}-{next(_numbers)}"
         self.plugin: Any = None
         self.flying: dict[Any, Node] = {}  # tasks: partitions, merges
         self.n_tasks = 0  # of them, partitions
         self.ready: deque[Partition] = deque()  # taken, not sent
         self.group = 1
-        self.nodes: dict[tuple[int, int], Node] = {}  # finished, on the workers
+        self.nodes = Tree()  # finished, on the workers
         self.coming: tuple[Any, list[Node]] | None = None  # being fetched
         self.combine_bytes = settings.combine_bytes
         self.merges = False
@@ -165,20 +161,17 @@ class Run:
             if node.parts and not isinstance(exc, KilledWorker):
                 # the client merges these, and its error is that of every other executor
                 self.combine_bytes, self.merges = math.inf, False
-                self.nodes.update({(n.level, n.i): n for n in node.parts})
+                self.nodes.add(*node.parts)
                 return
             raise self._error(exc, node, remote) from None
         if future.status == "cancelled":
             raise self._dropped()
         # else it is finished, or lost again with its worker: then Dask computes it once more, when it is needed
         node = replace(node, parts=())  # released
-        other = self.nodes.pop((node.level, node.i ^ 1), None) if self.merges else None
-        if other is None:
-            self.nodes[node.level, node.i] = node
-            return
-        parts = (other, node) if node.i & 1 else (node, other)
-        where = (parts[0].positions[0], parts[1].positions[1])
-        self._submit(far.combine, (parts[0].future, parts[1].future), Node(node.level + 1, node.i >> 1, None, where, parts))
+        if not self.merges:
+            self.nodes.add(node)
+        elif (merged := self.nodes.merged_with(node)) is not None:
+            self._submit(far.combine, tuple(n.future for n in merged.parts), merged)
 
     # -- fetching --------------------------------------------------------------------------------------------------
 
@@ -186,8 +179,7 @@ class Run:
         """Begin to fetch what is ready: at once what is small, and whatever there is when nothing else goes on."""
         if self.coming is not None or not self.nodes or (self.merges and self.flying and time.monotonic() < self.due):
             return
-        nodes = list(self.nodes.values())
-        self.nodes.clear()
+        nodes = self.nodes.take_all()
         self.coming = (self._begin(self.client.gather([n.future for n in nodes], direct=self.direct, asynchronous=True)), nodes)
 
     def _begin(self, coroutine: Any) -> Any:
@@ -212,7 +204,9 @@ class Run:
             where = (min(n.positions[0] for n in nodes), max(n.positions[1] for n in nodes))
             raise self._error(exc, Node(0, 0, None, where), exc.__traceback__) from None
         if not self.merges:
-            self.merges = any(sum(a.nbytes for a in p.reduced.values()) > self.combine_bytes for p in partials)
+            n_bytes = max((sum(a.nbytes for a in p.reduced.values()) for p in partials), default=0)
+            self.merges = n_bytes > self.combine_bytes
+            self.nodes.levels = 1 if n_bytes >= LARGE_BYTES else LEVELS
         self.due = time.monotonic() + self.settings.snapshot_s
         self._measure(partials)
         return partials  # the futures are released here, and the memory of the workers with them
@@ -293,6 +287,7 @@ class Run:
 
     def _count(self, threads: dict[str, int]) -> None:
         self.threads, self.alone = max(1, sum(threads.values())), not threads
+        self.heal(len(threads))
         if threads:
             self.served = time.monotonic()
 
@@ -309,13 +304,21 @@ class Run:
         except TypeError:  # it is not shared: `stop` goes to every worker anyway
             flag = b""
         self.plugin = far.RunPlugin(self.token, cloudpickle.dumps(self.work), flag, self.settings.path_map, far.versions())
-        try:
-            self.client.register_plugin(self.plugin, name=self.plugin.name)
-            found = self.client.run(far.mismatch, self.token, on_error="raise")
-        except ImportError as exc:
-            raise UsageError(f"libstream cannot be used on the Dask workers ({exc}): install it there, in the same version") from exc
+        for left in reversed(range(TRIES)):
+            try:
+                self.client.register_plugin(self.plugin, name=self.plugin.name)
+                break
+            except ImportError as exc:
+                raise _not_there(exc) from exc
+            except OSError:  # a worker died meanwhile; when nobody knows of it any more, the others can be told
+                if not left or not self._connected():
+                    raise
+                time.sleep(PING_S)
+        found = self.client.run(far.mismatch, self.token, on_error="return")
         for worker, differs in found.items():
-            if differs:
+            if isinstance(differs, ImportError):
+                raise _not_there(differs) from differs
+            if differs and not isinstance(differs, Exception):  # a worker that has just died; the one in its place looks for itself
                 raise UsageError(f"the Dask worker {worker} has other versions: {differs}. Install the same ones there")
         self._count(self.client.nthreads())
 
@@ -336,12 +339,11 @@ class Run:
             _log.debug("the run could not be taken from the workers: %r", exc)
         finally:
             coming = self.coming[1] if self.coming is not None else []
-            for node in (*self.flying.values(), *self.nodes.values(), *coming):
+            for node in (*self.flying.values(), *self.nodes.take_all(), *coming):
                 for one in (node, *node.parts):
                     one.future.release()  # an exception may keep this object for long
             self.done.clear()
             self.flying.clear()
-            self.nodes.clear()
             self.coming = None
 
     def _running(self) -> dict[Any, str]:
@@ -373,3 +375,7 @@ class Run:
                 "the run was stopped %g s ago, but calls of UDFs or reads go on at %s: these workers cannot be restarted (%s)",
                 PATIENCE_S, ", ".join(busy), exc,
             )  # fmt: skip
+
+
+def _not_there(exc: ImportError) -> UsageError:
+    return UsageError(f"libstream cannot be used on the Dask workers ({exc}): install it there, in the same version")

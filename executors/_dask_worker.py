@@ -120,9 +120,15 @@ def process(token: str, partitions: list[Partition]) -> Partial | list[Partial]:
     return done[0] if len(done) == 1 else done
 
 
-def combine(token: str, left: Partial, right: Partial) -> Partial:
-    """Task: two neighbours."""
-    return _of(token).work().combine(left, right)
+def combine(token: str, *parts: Partial) -> Partial:
+    """Task: neighbours that make up a node of the tree, in order, merged pair by pair as the tree says."""
+    work, done = _of(token).work(), []
+    for part in parts:
+        done.append(part)
+        while len(done) > 1 and done[-1].span == done[-2].span:
+            done[-2:] = [work.combine(done[-2], done[-1])]
+    (merged,) = done
+    return merged
 
 
 def _of(token: str) -> Held:

@@ -81,7 +81,8 @@ class DaskExecutor:
         if isinstance(partitions, Dealt):
             yield from run_dealt(client, work, partitions, cancel, self._settings.path_map)
             return
-        run = Run(client, work, feed_of(partitions), cancel, self._settings, direct=True if self._cluster is not None else None)
+        own = self._cluster is not None
+        run = Run(client, work, feed_of(partitions), cancel, self._settings, direct=True if own else None, heal=self._heal)
         try:
             yield from run.results()
         finally:
@@ -116,6 +117,12 @@ class DaskExecutor:
             client.close()
         if cluster is not None:
             cluster.close()
+
+    def _heal(self, n_workers: int) -> None:
+        """Replace workers that Dask has given up: where one was killed, it closes what restarts it if that takes long (15 s), for good."""
+        cluster = self._cluster
+        if cluster is not None and n_workers < self._workers:
+            cluster.scale(self._workers)  # those that are just being restarted count
 
     def _connected(self) -> Any:
         """The `distributed.Client`, connected."""
