@@ -14,7 +14,7 @@ from libstream import api
 from libstream.cli.command import as_options, duration, n_of, one_line, size
 from libstream.cli.progress import Progress
 from libstream.cli.recipe import Recipe
-from libstream.errors import CancelledError, FormatError, LibstreamError
+from libstream.errors import CancelledError, FormatError, LibstreamError, WorkerLostError
 from libstream.model.ragged import Ragged
 from libstream.model.result import Result
 
@@ -143,6 +143,11 @@ def _run(outcome: Outcome, source: Any, setup: Setup, options: dict[str, Any], p
         outcome.status = "interrupted"
         if result is not None and not result.coverage.counts["processed"]:
             result = None
+    except WorkerLostError as exc:
+        result = job.snapshot()
+        if result is None or not result.coverage.counts["processed"]:
+            raise
+        outcome.status, outcome.error = "failed", exc  # hours of other workers are not thrown away with the ones that died
     outcome.frames, outcome.n_bytes = seen.n_done, seen.n_bytes
     outcome.profile, outcome.run_s, outcome.ready_s = job.profile(), time.monotonic() - started - ready, ready
     return result
@@ -181,7 +186,7 @@ def _store(outcome: Outcome) -> None:
         except Exception as exc:
             saved = f"; the result is in {outcome.output}" if outcome.output is not None else ""
             raise LibstreamError(f"the picture could not be drawn ({type(exc).__name__}: {one_line(exc)}){saved}") from exc
-    if outcome.status == "interrupted":
+    if outcome.status != "done":
         where = f"saved to {outcome.output}, marked incomplete" if outcome.output is not None else "not saved (no -o)"
         outcome.message = f"{result.coverage}, {where}"
 

@@ -197,6 +197,8 @@ def _say_outcome(outcome: Outcome, args: argparse.Namespace, n_files: int, progr
     """Errors to stderr at once; a line for each of many files."""
     if outcome.error is not None:
         report(outcome.error, debug=args.debug, about=outcome.file if n_files > 1 else "")
+        if outcome.result is not None:
+            tell(f"libstream: what was computed before is kept: {outcome.message}")
     elif outcome.status == "interrupted":
         tell(f"libstream: interrupted: {outcome.file}: {outcome.message}")
     elif n_files > 1 and not args.json:
