@@ -156,9 +156,14 @@ class DaskExecutor:
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(lambda: asyncio.run(_greet(where, self._security or distributed.Security()))).result()
             return distributed.Client(where, timeout=CONNECT_S, security=self._security, set_as_default=False)
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, TypeError) as exc:  # TypeError: TLS without certificates
             why = f"{type(exc).__name__}: {exc}".strip().splitlines()[0]
-        raise OSError(f"the Dask scheduler at {where} does not answer ({why}); is the address right, and does `dask scheduler` run there?")
+        secure = (
+            " Certificates are named in Dask's configuration (distributed.comm.tls) or by security=" if where.startswith("tls:") else ""
+        )
+        raise OSError(
+            f"the Dask scheduler at {where} does not answer ({why}); is the address right, and does `dask scheduler` run there?{secure}"
+        )
 
     def _started(self, distributed: Any) -> Any:
         import dask
