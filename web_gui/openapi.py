@@ -93,7 +93,11 @@ def _paths() -> dict[str, Any]:
         },
         "/api/topics/{topic}.npy": {
             "parameters": [_inside("topic")],
-            "get": _operation("what is shown under a topic", "topic_npy", kind="application/octet-stream"),
+            "get": _operation("what is shown under a topic", "topic_npy", query=[_query("channel")], kind="application/octet-stream"),
+        },
+        "/api/topics/{topic}.tif": {
+            "parameters": [_inside("topic")],
+            "get": _operation("what is shown under a topic, as TIFF", "topic_tif", query=[_query("channel")], kind="image/tiff"),
         },
         "/api/history/{id}/thumb.png": {"parameters": [id_], "get": _operation("thumbnail of a past run", "thumb", kind="image/png")},
         "/api/openapi.json": {"get": _operation("this", "openapi")},

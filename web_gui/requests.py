@@ -257,16 +257,16 @@ class FrameArray(Api):
 
 
 class TopicValue(Api):
-    """api/topics/<topic>.npy: what is shown under a topic, as numbers with NaN where not seen."""
+    """api/topics/<topic>.npy, .tif: what is shown under a topic, as numbers with NaN where not seen."""
 
-    async def get(self, topic: str) -> None:
+    async def get(self, topic: str, ending: str) -> None:
         """Its values."""
         hub = self.server.hub
-        view = hub.view(Key(topic))
+        view = hub.view(Key(topic, channel=self.get_query_argument("channel", None)))
         if view is None:
             raise Missing(f"there is nothing under {topic!r}")
         values = await self.server.call(hub.values, view)
-        self.file(_npy(values.array), "application/octet-stream", f"{topic.replace('/', '-')}.npy")
+        await _picture(self, values.array, None, ending, f"{topic.replace('/', '-')}.{ending}")
 
 
 class Thumb(Api):
@@ -352,7 +352,7 @@ def routes(server: Server) -> list[Any]:
         (r"/api/results\.h5", ResultFile, s),
         (r"/api/results/(\w+)/(\w+)\.(npy|npz|png|tiff?)", ResultArray, s),
         (r"/api/frame\.(npy|png|tiff?)", FrameArray, s),
-        (r"/api/topics/(.{1,400})\.npy", TopicValue, s),
+        (r"/api/topics/(.{1,400})\.(npy|tiff?)", TopicValue, s),
         (r"/api/history/(\w+)/thumb\.png", Thumb, s),
         (r"/api/openapi\.json", OpenApi, s),
         (r"/.*", Nothing, s),

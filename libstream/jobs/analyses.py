@@ -208,7 +208,9 @@ def frames_id(kind: str, channel: str | None) -> str:
 
 
 def spaced(name: str) -> str:
-    """ "VirtualDetector" as "Virtual detector"."""
+    """ "VirtualDetector" as "Virtual detector"; abbreviations (FEM) as they are."""
+    if name.isupper():
+        return name
     words = snake(name).replace("_", " ")
     return words[:1].upper() + words[1:]
 

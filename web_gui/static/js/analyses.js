@@ -9,7 +9,8 @@ function analysisSummary(app, a) {
   const handle = app.handleOf(a);
   const n = (name) => app.store.resolvedParam(a.id, name);
   const r = (v) => (typeof v === "number" ? short(Number(v.toFixed(1))) : "…");
-  if (!handle) return app.udf(a.udf)?.title ?? a.udf;
+  if (!handle) return app.udf(a.udf)?.summary ?? a.udf;
+  if (handle.kind === "annulus" && !n(handle.inner) && n(handle.outer) === null) return "all of the frame";
   if (handle.kind === "annulus" || handle.kind === "sector") return `${handle.kind === "sector" ? "sector" : "ring"} ${r(n(handle.inner) ?? 0)}–${n(handle.outer) === null ? "corners" : r(n(handle.outer))} px`;
   if (handle.kind === "disk") return n(handle.outer) === null ? "all of the frame" : `disk ${r(n(handle.outer))} px`;
   if (handle.kind === "rectangle") return `rectangle ${r(n(handle.height))} × ${r(n(handle.width))} px`;
@@ -64,8 +65,9 @@ export class AnalysisList {
   fill(row, a) {
     row.dot.className = `dot colour${a.colour % 8}`;
     row.title.textContent = a.title;
-    row.sub.textContent = analysisSummary(this.app, a);
+    row.sub.textContent = row.sub.title = analysisSummary(this.app, a);
     const selected = a.id === this.app.selected;
+    if (selected && !row.root.classList.contains("selected")) queueMicrotask(() => row.root.scrollIntoView({ block: "nearest" }));
     row.root.classList.toggle("selected", selected);
     row.choose.setAttribute("aria-pressed", selected);
     row.mark.textContent = { failed: "failed", incomplete: "incomplete", running: "" }[a.state] ?? "";
@@ -102,8 +104,12 @@ export class AnalysisList {
       ...(at > 0 ? [["Move up", moved(-1), "up"]] : []),
       ...(at < order.length - 1 ? [["Move down", moved(1), "down"]] : []),
       null,
-      ["Remove", () => app.do("remove", { id }), "trash"],
+      ["Remove", () => this.remove(id), "trash"],
     ];
+  }
+
+  async remove(id) {
+    if ((await this.app.do("remove", { id })) !== undefined) this.app.layout.forget(id);
   }
 
   async duplicate(id) {

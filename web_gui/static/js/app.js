@@ -1,6 +1,7 @@
 // The page: one connection, one state, and the parts that show it.
 
 import { AnalysisList } from "./analyses.js";
+import { ClusterView } from "./cluster.js";
 import { CorrectionsPanel } from "./corrections.js";
 import { el, toast } from "./dom.js";
 import { download } from "./export.js";
@@ -30,6 +31,7 @@ export class App extends EventTarget {
     this.layout = new Layout(this);
     this.selected = null;
     this.cursor = null;
+    this.plane = null;
     this.channel = null;
     this.past = new Map(); // topic -> {title, output}: results of past runs shown beside
     this.udfList = new Map();
@@ -43,7 +45,7 @@ export class App extends EventTarget {
     this.corrections = new CorrectionsPanel(this, corrections);
     this.parts = [
       new TopBar(this, part("top")), new AnalysisList(this, part("analyses")), new ParameterForm(this, part("form")), this.regions, this.corrections,
-      new LogView(this, part("log")), new Grid(this, part("grid")), this.shapes,
+      new ClusterView(this, part("cluster")), new LogView(this, part("log")), new Grid(this, part("grid")), this.shapes,
     ];
     this.status = new StatusBar(this, part("status"));
     this.store.addEventListener("change", () => this.refresh());
@@ -61,7 +63,7 @@ export class App extends EventTarget {
     if (source?.id !== this.sourceId || String(source?.nav) !== this.sourceNav) {
       const keeps = String(source?.nav) === this.sourceNav && String(source?.sig) === this.sourceSig;
       [this.sourceId, this.sourceNav, this.sourceSig] = [source?.id, String(source?.nav), String(source?.sig)];
-      if (!keeps) [this.cursor, this.channel] = [null, null];
+      if (!keeps) [this.cursor, this.plane, this.channel] = [null, null, null];
       this.past.clear();
     }
     this.layout.update();
@@ -76,9 +78,18 @@ export class App extends EventTarget {
     this.refresh();
   }
 
+  // The plane of a series that scan images show, all of them: indices along the axes before the last two.
+  setPlane(at) {
+    if (String(at) === String(this.plane)) return;
+    this.plane = at;
+    this.dispatchEvent(new CustomEvent("plane"));
+    if (this.cursor) this.setCursor([...at, ...this.cursor.slice(-2)]);
+  }
+
   setCursor(at) {
     if (String(at) === String(this.cursor)) return;
     this.cursor = at;
+    if (at?.length > 2) this.setPlane(at.slice(0, -2));
     this.dispatchEvent(new CustomEvent("cursor"));
   }
 
@@ -194,7 +205,8 @@ export class App extends EventTarget {
     const answer = await fetch(address);
     if (!answer.ok) return this.say((await answer.json().catch(() => null))?.error?.message ?? `${name} could not be fetched (${answer.status})`, "error");
     const given = /filename="?([^";]+)/.exec(answer.headers.get("Content-Disposition") ?? "")?.[1];
-    download(given ?? name, await answer.blob());
+    const end = /\.\w+$/.exec(given ?? "")?.[0] ?? "";
+    download(end ? name.replace(/\.\w+$/, "") + end : name, await answer.blob());
   }
 
   key(event) {

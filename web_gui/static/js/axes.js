@@ -14,6 +14,12 @@ export function axisValue(axis, i) {
   return axis.offset + i * axis.step;
 }
 
+// Names of the parts along an axis: "y_x" of two are y and x, others have numbers.
+export function componentNames(axis, n) {
+  const parts = (axis?.name ?? "").split("_").filter(Boolean);
+  return parts.length === n && n > 1 ? parts : Array.from({ length: n }, (_, i) => `${axis?.name ?? ""} ${i}`.trim());
+}
+
 // "y 12, x 40 (4.8, 16 nm)"
 export function positionText(axes, at) {
   const px = at.map((v, i) => `${axes[i].name || "yx"[i]} ${short(Number(v.toFixed(1)))}`).join(", ");

@@ -7,6 +7,7 @@ import { round125, short } from "./levels.js";
 const PICTURE_LEAST = 768; // px of the longer side: small scans are drawn larger, so that the bar can be read
 
 export function pictureCanvas(tile) {
+  if (tile.plot) return tile.plot.picture();
   const { view } = tile;
   const [h, w] = view.full;
   const aspect = pixelAspect(view.axes) ?? 1;
@@ -33,7 +34,7 @@ function pictureBlob(tile) {
 export async function copyPicture(tile) {
   try {
     await navigator.clipboard.write([new ClipboardItem({ "image/png": pictureBlob(tile) })]);
-    tile.app.say("The image is on the clipboard.");
+    tile.app.say("The picture is on the clipboard.");
   } catch {
     tile.app.say("This browser does not let pages write images to the clipboard here; it is saved as a file instead.", "warning");
     savePicture(tile);
@@ -41,7 +42,12 @@ export async function copyPicture(tile) {
 }
 
 export async function savePicture(tile) {
-  download(`${tile.pictureName()}.png`, await pictureBlob(tile));
+  download(`${fileStem(tile.app)}_${tile.pictureName()}.png`, await pictureBlob(tile));
+}
+
+// What names of files begin with: the name of the source.
+export function fileStem(app) {
+  return (app.store?.source?.name ?? "libstream").replace(/\.[^.]*$/, "").replace(/[^\w-]+/g, "_").slice(-60);
 }
 
 // Give a file to the browser.

@@ -188,6 +188,13 @@ function jsonWidget(field, id, give, services, fail) {
   return { node: input, show: (value) => put(input, value === null || value === undefined ? null : JSON.stringify(value), "default") };
 }
 
+// "<c16" as complex128.
+function dtypeName(text) {
+  const [, kind, bytes] = /^[<>|=]?([a-z])(\d+)$/.exec(text) ?? [];
+  const words = { f: "float", c: "complex", u: "uint", i: "int" };
+  return kind === "b" ? "bool" : words[kind] ? `${words[kind]}${8 * bytes}` : text;
+}
+
 // An array or a file: chosen from the server's folders.
 function fileWidget(field, id, give, services) {
   const shown = el("input", { type: "text", id, readOnly: true });
@@ -199,7 +206,7 @@ function fileWidget(field, id, give, services) {
   return {
     node: el("span", { class: "row" }, shown, pick, button(`No ${field.title.toLowerCase()}`, () => give(null), { symbol: "close", bare: true })),
     show: (value) => {
-      shown.value = value === null || value === undefined ? "" : value.array ? `${value.shape.join(" × ")} ${value.dtype}` : value.file ?? String(value);
+      shown.value = value === null || value === undefined ? "" : value.array ? `${value.shape.join(" × ")} ${dtypeName(value.dtype)}` : value.file ?? String(value);
       shown.placeholder = "none";
     },
   };

@@ -3,11 +3,14 @@
 import { button, el, icon, select } from "./dom.js";
 import { makeField } from "./fields.js";
 
+const HANDLE_PARTS = ["inner", "outer", "height", "width", "angles"];
+
 export class ParameterForm {
   constructor(app, root) {
     this.app = app;
     this.root = root;
     this.key = null;
+    this.kept = {}; // analysis -> lengths of shapes that it had before
     app.store.addEventListener("draft", ({ detail }) => detail.id === app.selected && this.fill());
     app.store.addEventListener("refused", ({ detail }) => this.refused(detail));
   }
@@ -68,7 +71,26 @@ export class ParameterForm {
   }
 
   entered(field, value) {
-    this.app.store.set(this.app.selected, { [field.name]: value });
+    this.app.store.set(this.app.selected, { ...this.otherShape(field, value), [field.name]: value });
+  }
+
+  // What goes with another shape: lengths that it does not have go back to their defaults, and come back with a shape that has them.
+  otherShape(field, value) {
+    const { store } = this.app;
+    const a = store.analysis(this.app.selected);
+    const handles = this.app.udf(a.udf)?.handles ?? [];
+    if (!handles.some((h) => field.name in h.when)) return {};
+    const next = handles.find((h) => h.when[field.name] === value);
+    const own = new Set(HANDLE_PARTS.map((k) => next?.[k]));
+    const params = {};
+    const kept = (this.kept[a.id] ??= {});
+    for (const name of new Set(handles.flatMap((h) => HANDLE_PARTS.map((k) => h[k])).filter(Boolean))) {
+      const now = store.param(a.id, name);
+      const plain = this.fields.find((f) => f.field.name === name)?.field.default ?? null;
+      if (own.has(name) && name in kept) (params[name] = kept[name]), delete kept[name];
+      else if (next && !own.has(name) && String(now) !== String(plain)) (kept[name] = now), (params[name] = plain);
+    }
+    return params;
   }
 
   refused({ analysis, error }) {

@@ -1,9 +1,11 @@
 // The diffraction pattern: the frame at the cursor, the newest one, mean or maximum; shapes of the analyses over it.
 
 import { button, select, svgEl } from "./dom.js";
+import { fileStem } from "./export.js";
 import { ImageTile } from "./imagetile.js";
 import { short } from "./levels.js";
 import { Plot } from "./plot1d.js";
+import { plotActions } from "./resulttile.js";
 import { Tile } from "./tile.js";
 
 const MODE_TITLES = { at: "at the cursor", newest: "newest frame", mean: "mean", max: "maximum" };
@@ -25,6 +27,7 @@ class FrameChoice {
     this.modes = select("Which frame", modes, this.mode, (v) => this.setMode(v));
     const channels = app.store.source.channels ?? [];
     this.channels = channels.length > 1 ? select("Detector channel", channels.map((c) => [c.name, c.name]), app.frameChannel()?.name ?? channels[0].name, (v) => app.setFrameChannel(v)) : null;
+    this.modes.hidden = app.store.source.nav?.length === 0; // there is one frame
     for (const node of [this.modes, this.channels]) if (node) tile.head.insertBefore(node, tile.fit ?? tile.grow);
     const moved = () => this.cursorMoved();
     app.addEventListener("cursor", moved);
@@ -52,6 +55,19 @@ class FrameChoice {
     const nav = this.app.store.source.nav ?? [];
     const at = this.app.cursor ?? (this.app.store.source.kind === "live" ? null : nav.map(() => 0));
     return { ...(this.mode === "at" && at ? { at } : {}), ...(channel ? { channel } : {}) };
+  }
+
+  // Address of what is shown as a file.
+  address(end) {
+    const { at, channel } = this.options;
+    const query = new URLSearchParams({ ...(at ? { at: at.join() } : {}), ...(channel ? { channel } : {}) });
+    return `api/${this.topic === "frame" ? "frame" : `topics/${this.topic}`}.${end}${String(query) && `?${query}`}`;
+  }
+
+  // What can be done with the frame that is shown.
+  actions(tile, image) {
+    const file = (end) => this.app.fetchFile(this.address(end), `${fileStem(this.app)}_${tile.pictureName()}.${end}`);
+    return [null, ["Save numbers (.npy)", () => file("npy"), "save"], image && ["Save as TIFF", () => file("tif"), "save"]].filter((x) => x !== false);
   }
 
   get words() {
@@ -132,7 +148,7 @@ class FrameTile extends ImageTile {
   }
 
   actions() {
-    return [...super.actions(), null, ["Mean", () => this.choice.setMode("mean")], ["Maximum", () => this.choice.setMode("max")], ["Frame at the cursor", () => this.choice.setMode("at")], null, ...this.app.corrections.actions()];
+    return [...super.actions(), ...this.choice.actions(this, true), null, ["Mean", () => this.choice.setMode("mean")], ["Maximum", () => this.choice.setMode("max")], ["Frame at the cursor", () => this.choice.setMode("at")], null, ...this.app.corrections.actions()];
   }
 }
 
@@ -167,7 +183,7 @@ class SpectrumTile extends Tile {
   }
 
   actions() {
-    return [["Full size", () => this.toggleFull(), "full"]];
+    return [["Full size", () => this.toggleFull(), "full"], ...plotActions(this), ...this.choice.actions(this, false)];
   }
 }
 

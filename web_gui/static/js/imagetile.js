@@ -16,11 +16,12 @@ export class ImageTile extends Tile {
   constructor(app, key, label, { display = "image", map = "viridis", scale = "linear", calls = {} } = {}) {
     super(app, key);
     this.display = display;
-    const kept = app.layout.tile(key);
+    const known = app.layout.tile(key);
+    const kept = (known.display ?? display) === display ? known : {}; // another kind of result had this name before
     const modes = MODES[display];
     this.mode = modes.some(([m]) => m === kept.mode) ? kept.mode : modes[0][0];
     this.view = new ImageView(label, { hover: (p) => this.hover(p), sized: () => this.sized(), double: () => this.toggleFull(), ...calls });
-    this.contrast = new Contrast(label, { map: defaultMap(display, this.mode, map), scale, ...kept.contrast }, () => this.repaint(), (c) => app.layout.keep(key, { contrast: c }));
+    this.contrast = new Contrast(label, { map: defaultMap(display, this.mode, map), scale, ...kept.contrast }, () => this.repaint(), (c) => app.layout.keep(key, { contrast: c, display }));
     this.chooser = modes.length > 1 ? select(`${label}: what is shown`, modes, this.mode, (v) => this.setMode(v)) : null;
     this.fit = button("Whole image (0)", () => this.view.reset(), { symbol: "fit", bare: true });
     this.head.insertBefore(this.fit, this.grow);
@@ -92,7 +93,7 @@ export class ImageTile extends Tile {
   setMode(mode) {
     this.mode = mode;
     this.legend.hidden = mode !== "wheel";
-    this.app.layout.keep(this.key, { mode });
+    this.app.layout.keep(this.key, { mode, display: this.display });
     this.contrast.map = defaultMap(this.display, mode, "viridis");
     this.contrast.choose({ map: this.contrast.map });
     this.field = null;
@@ -154,10 +155,6 @@ export class ImageTile extends Tile {
   }
 
   // -- export --------------------------------------------------------------------
-
-  pictureName() {
-    return [this.heading.textContent, this.sub.textContent].filter(Boolean).join(" ").replace(/[^\w-]+/g, "_").slice(0, 60) || "image";
-  }
 
   actions() {
     const ready = Boolean(this.array && this.field);

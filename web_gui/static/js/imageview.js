@@ -154,7 +154,9 @@ export class ImageView {
     const perUnit = p.kx / Math.abs(unit === "px" ? 1 : axis.step);
     if (!Number.isFinite(perUnit) || perUnit <= 0) return;
     const length = round125((0.3 * Math.min(this.width, p.kx * this.full[1])) / perUnit);
-    const [x0, y0] = [Math.max(8, p.left + 10) * r, (Math.min(this.height, p.top + p.ky * this.full[0]) - 12) * r];
+    const bottom = p.top + p.ky * this.full[0];
+    const thin = p.ky * this.full[0] < 60 && bottom + 32 < this.height; // the bar would hide the image
+    const [x0, y0] = [Math.max(8, p.left + 10) * r, (thin ? bottom + 24 : Math.min(this.height, bottom) - 12) * r];
     drawScaleBar(g, x0, y0, length * perUnit * r, `${short(length)} ${unit}`, r);
   }
 

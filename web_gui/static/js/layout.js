@@ -42,6 +42,12 @@ export class Layout extends EventTarget {
     this.save();
   }
 
+  // An analysis was removed: one that gets its name begins anew.
+  forget(id) {
+    for (const part of ["tiles", "shown"]) for (const key of Object.keys(this.value[part] ?? {})) if (key.startsWith(`${id}/`)) delete this.value[part][key];
+    this.save();
+  }
+
   save() {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {

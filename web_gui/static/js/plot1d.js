@@ -4,8 +4,19 @@ import { axisValue, isCalibrated } from "./axes.js";
 import { el } from "./dom.js";
 import { extent, round125, short } from "./levels.js";
 
-const PAD = { left: 58, right: 12, top: 12, bottom: 34 };
+const PAD = { right: 12, top: 12, bottom: 34 };
+const LEAST_LEFT = 40; // px for the labels of the values; more where they are longer
 const LINE_COLOURS = ["#ffb454", "#5cc8ff", "#c39bff", "#8fdc6f", "#ff8fb8", "#ffe066", "#4fd6c3", "#ff7b6b"];
+
+const TICK_FONT = "11px system-ui, sans-serif";
+
+// Round values between two limits, about n of them.
+export function ticksBetween(a, b, n) {
+  const step = round125((b - a) / n) || 1;
+  const out = [];
+  for (let i = Math.ceil(a / step); i * step <= b + step * 1e-9; i++) out.push(Number((i * step).toPrecision(10)) + 0);
+  return out;
+}
 
 export class Plot {
   // calls: hover(index or null, values), pick(index), double()
@@ -18,6 +29,7 @@ export class Plot {
     this.names = [];
     this.log = false;
     this.first = 0; // colour of the first line
+    this.pad = LEAST_LEFT;
     this.axis = null;
     this.cursor = null;
     this.span = null; // indices shown, null = all
@@ -48,13 +60,14 @@ export class Plot {
   frame() {
     const box = this.root.getBoundingClientRect();
     const [a, b] = this.span ?? [0, Math.max(1, this.size - 1)];
-    const w = box.width - PAD.left - PAD.right;
-    return { box, a, b, w, h: box.height - PAD.top - PAD.bottom, x: (i) => PAD.left + ((i - a) / (b - a || 1)) * w };
+    const left = this.pad;
+    const w = box.width - left - PAD.right;
+    return { box, a, b, w, left, h: box.height - PAD.top - PAD.bottom, x: (i) => left + ((i - a) / (b - a || 1)) * w };
   }
 
   index(event) {
     const f = this.frame();
-    const i = Math.round(f.a + ((event.clientX - f.box.left - PAD.left) / f.w) * (f.b - f.a));
+    const i = Math.round(f.a + ((event.clientX - f.box.left - f.left) / f.w) * (f.b - f.a));
     return this.size ? Math.max(0, Math.min(this.size - 1, i)) : null;
   }
 
@@ -70,7 +83,7 @@ export class Plot {
     const f = this.frame();
     if (from === undefined || !this.size) return;
     if (Math.abs(event.clientX - from) < 5) return this.calls.pick?.(this.index(event));
-    const ends = [from, event.clientX].map((x) => f.a + ((x - f.box.left - PAD.left) / f.w) * (f.b - f.a)).sort((p, q) => p - q);
+    const ends = [from, event.clientX].map((x) => f.a + ((x - f.box.left - f.left) / f.w) * (f.b - f.a)).sort((p, q) => p - q);
     if (ends[1] - ends[0] >= 2) this.zoomTo(ends);
   }
 
@@ -89,7 +102,7 @@ export class Plot {
     if (this.size < 3) return;
     event.preventDefault();
     const f = this.frame();
-    const i = f.a + ((event.clientX - f.box.left - PAD.left) / f.w) * (f.b - f.a);
+    const i = f.a + ((event.clientX - f.box.left - f.left) / f.w) * (f.b - f.a);
     const k = Math.exp(event.deltaY * 0.0015);
     const next = [i - (i - f.a) * k, i + (f.b - i) * k];
     if (next[1] - next[0] >= 2) this.zoomTo(next);
@@ -105,7 +118,7 @@ export class Plot {
   }
 
   draw() {
-    const f = this.frame();
+    let f = this.frame();
     if (!f.box.width) return;
     const r = devicePixelRatio || 1;
     this.canvas.width = Math.round(f.box.width * r);
@@ -119,16 +132,20 @@ export class Plot {
     if (!all) {
       g.fillStyle = ink;
       g.font = "13px system-ui, sans-serif";
-      g.fillText(this.size ? "no values yet" : "", PAD.left, PAD.top + 20);
+      g.fillText(this.size ? "no values yet" : "", f.left, PAD.top + 20);
       return;
     }
     const room = (all[1] - all[0]) * 0.05 || Math.abs(all[1]) * 0.05 || 1;
     const [lo, hi] = [!this.log && all[0] >= 0 && all[0] < 0.3 * all[1] ? 0 : all[0] - room, all[1] + room];
     const y = (v) => PAD.top + f.h - (((this.log ? Math.log10(v) : v) - lo) / (hi - lo)) * f.h;
-    this.drawAxes(g, f, [lo, hi], ink);
+    const labels = this.labels([lo, hi], f.h);
+    g.font = TICK_FONT;
+    this.pad = Math.max(LEAST_LEFT, 14 + Math.ceil(Math.max(0, ...labels.map(([, text]) => g.measureText(text).width))));
+    f = this.frame();
+    this.drawAxes(g, f, [lo, hi], labels, ink);
     g.save();
     g.beginPath();
-    g.rect(PAD.left, PAD.top, f.w, f.h);
+    g.rect(f.left, PAD.top, f.w, f.h);
     g.clip();
     this.lines.forEach((line, k) => {
       g.strokeStyle = LINE_COLOURS[(k + this.first) % 8];
@@ -157,35 +174,34 @@ export class Plot {
     if (this.names.length > 1) this.drawNames(g, f, ink);
   }
 
-  drawAxes(g, f, [lo, hi], ink) {
+  // Values along the upright axis: [value, text].
+  labels([lo, hi], height) {
+    const values = ticksBetween(lo, hi, Math.max(1, Math.min(6, height / 34)));
+    return values.map((v) => [v, this.log ? (Number.isInteger(v) ? short(10 ** v) : "") : short(v)]);
+  }
+
+  drawAxes(g, f, [lo, hi], labels, ink) {
     g.fillStyle = ink;
     g.strokeStyle = ink;
     g.globalAlpha = 0.35;
     g.lineWidth = 1;
-    g.strokeRect(PAD.left + 0.5, PAD.top + 0.5, f.w, f.h);
+    g.strokeRect(f.left + 0.5, PAD.top + 0.5, f.w, f.h);
     g.globalAlpha = 1;
-    g.font = "11px system-ui, sans-serif";
-    const ticks = (a, b, n) => {
-      const step = round125((b - a) / n) || 1;
-      const out = [];
-      for (let v = Math.ceil(a / step) * step; v <= b + step * 1e-9; v += step) out.push(Number(v.toPrecision(10)));
-      return out;
-    };
     g.textAlign = "right";
     g.textBaseline = "middle";
-    for (const v of ticks(lo, hi, Math.max(1, Math.min(6, f.h / 34)))) {
+    for (const [v, text] of labels) {
       const sy = PAD.top + f.h - ((v - lo) / (hi - lo)) * f.h;
-      if (!this.log || Number.isInteger(v)) g.fillText(this.log ? short(10 ** v) : short(v), PAD.left - 6, sy);
+      g.fillText(text, f.left - 6, sy);
       g.globalAlpha = 0.12;
-      g.fillRect(PAD.left, sy, f.w, 1);
+      g.fillRect(f.left, sy, f.w, 1);
       g.globalAlpha = 1;
     }
     g.textAlign = "center";
     g.textBaseline = "top";
     const axis = this.axis ?? { name: "", step: 1, offset: 0, unit: "" };
     const [va, vb] = [axisValue(axis, f.a), axisValue(axis, f.b)].sort((p, q) => p - q);
-    for (const v of ticks(va, vb, Math.max(2, f.w / 80))) g.fillText(short(v), f.x((v - axis.offset) / (axis.step || 1)), PAD.top + f.h + 4);
-    g.fillText(`${axis.name || "index"}${isCalibrated(axis) ? ` (${axis.unit})` : ""}`, PAD.left + f.w / 2, PAD.top + f.h + 18);
+    for (const v of ticksBetween(va, vb, Math.max(2, f.w / 80))) g.fillText(short(v), f.x((v - axis.offset) / (axis.step || 1)), PAD.top + f.h + 4);
+    g.fillText(`${axis.name || "index"}${isCalibrated(axis) ? ` (${axis.unit})` : ""}`, f.left + f.w / 2, PAD.top + f.h + 18);
   }
 
   drawNames(g, f, ink) {
@@ -193,10 +209,21 @@ export class Plot {
     g.textBaseline = "top";
     this.names.slice(0, 8).forEach((name, k) => {
       g.fillStyle = ink;
-      g.fillText(name, PAD.left + f.w - 18, PAD.top + 6 + 15 * k);
+      g.fillText(name, f.left + f.w - 18, PAD.top + 6 + 15 * k);
       g.fillStyle = LINE_COLOURS[(k + this.first) % 8];
-      g.fillRect(PAD.left + f.w - 14, PAD.top + 10 + 15 * k, 10, 3);
+      g.fillRect(f.left + f.w - 14, PAD.top + 10 + 15 * k, 10, 3);
     });
+  }
+
+  // What is shown, on the colour that lies behind it.
+  picture() {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [this.canvas.width, this.canvas.height];
+    const g = canvas.getContext("2d");
+    g.fillStyle = getComputedStyle(this.root).backgroundColor;
+    g.fillRect(0, 0, canvas.width, canvas.height);
+    g.drawImage(this.canvas, 0, 0);
+    return canvas;
   }
 
   close() {

@@ -1,12 +1,14 @@
 // One output of one analysis: image, vectors, complex numbers, lines, a number, or records.
 
-import { axisValue, isCalibrated } from "./axes.js";
+import { axisValue, componentNames, isCalibrated } from "./axes.js";
 import { button, el, svgEl } from "./dom.js";
 import { ImageTile, bigNumber } from "./imagetile.js";
 import { short } from "./levels.js";
 import { Plot } from "./plot1d.js";
+import { copyPicture, fileStem, savePicture } from "./export.js";
 import { Tile } from "./tile.js";
 
+const FEW = 4;
 const IMAGES = new Set(["image", "vector", "complex"]);
 
 // The key changes where another kind of tile is needed.
@@ -25,17 +27,28 @@ export function makeResultTile(app, describe) {
   return new ResultPlot(app, describe);
 }
 
+export function plotActions(tile) {
+  if (!tile.plot?.size) return [];
+  return [["Copy plot", () => copyPicture(tile), "copy"], ["Save plot as PNG", () => savePicture(tile), "save"]];
+}
+
 function resultActions(tile, describe) {
   const { analysis, output, topic, past } = describe();
   const { app } = tile;
   const title = `${tile.heading.textContent}${tile.sub.textContent ? ` · ${tile.sub.textContent}` : ""}`;
-  const file = (end) => app.fetchFile(`api/results/${encodeURIComponent(analysis.id)}/${encodeURIComponent(output.name)}.${end}`, `${analysis.id}_${output.name}.${end}`);
-  const image = output.display === "image" || output.display === "ragged";
+  const stem = fileStem(app);
+  // a TIFF is what is seen: one plane of a stack; numbers are all of it
+  const plane = tile.planes ? `?plane=${tile.planes.at}` : "";
+  const file = (end) => app.fetchFile(`api/results/${encodeURIComponent(analysis.id)}/${encodeURIComponent(output.name)}.${end}${end === "tif" ? plane : ""}`, `${stem}_${analysis.id}_${output.name}.${end}`);
+  const kept = (end) => app.fetchFile(`api/topics/${encodeURIComponent(tile.topic ?? topic)}.${end}`, `${stem}_${tile.pictureName()}.${end}`);
+  const image = output.display === "image";
   return [
     null,
     !past && ["Pin for comparison", () => app.do("pin", { topic: tile.topic ?? topic, title }), "pin"],
     analysis && ["Save numbers (.npy)", () => file("npy"), "save"],
-    analysis && image && output.display !== "ragged" && ["Save as TIFF", () => file("tif"), "save"],
+    analysis && image && ["Save as TIFF", () => file("tif"), "save"],
+    past && ["Save numbers (.npy)", () => kept("npy"), "save"],
+    past && image && ["Save as TIFF", () => kept("tif"), "save"],
     analysis && ["Hide this view", () => app.layout.showOutput(analysis.id, output.name, false), "eye"],
     past && ["Take away", () => past(), "close"],
   ].filter((x) => x !== false && x !== undefined);
@@ -56,6 +69,12 @@ class PlaneSlider {
     this.at = i;
     this.show();
     changed();
+  }
+
+  put(indices) {
+    this.at = indices.reduce((flat, i, k) => flat * this.axes[k].size + Math.max(0, Math.min(this.axes[k].size - 1, i)), 0);
+    this.input.value = this.at;
+    this.show();
   }
 
   // Indices along each of the axes of the planes.
@@ -86,8 +105,15 @@ class ResultImage extends ImageTile {
     this.describe = describe;
     this.scan = scan;
     if (output.planes) {
-      this.planes = new PlaneSlider(output, () => this.update());
+      const ofScan = scan && !output.plane_last && Boolean(output.plane_axes);
+      this.planes = new PlaneSlider(output, () => (ofScan ? app.setPlane(this.planes.indices) : this.update()));
       this.foot.prepend(this.planes.root);
+      if (ofScan) {
+        const moved = () => app.plane && (this.planes.put(app.plane), this.update());
+        app.addEventListener("plane", moved);
+        this.end(() => app.removeEventListener("plane", moved));
+        if (app.plane) this.planes.put(app.plane);
+      }
     }
     if (scan) {
       this.cross = svgEl("g", { class: "cross" }, svgEl("rect", { class: "halo" }), svgEl("rect", { class: "line" }));
@@ -164,12 +190,20 @@ class ResultImage extends ImageTile {
   }
 }
 
+// So few values, and over no axis of the source, are written as numbers: a vector of a single frame is no line.
+function isFew(output, nav) {
+  if (output.display === "scalar") return true;
+  const own = output.kind === "sig" || output.kind === "ragged" || (output.kind === "nav" && nav?.length > 0);
+  const n = (output.shape ?? []).reduce((product, k) => product * k, 1);
+  return !own && n <= (output.display === "complex-line" ? 1 : FEW);
+}
+
 class ResultPlot extends Tile {
   constructor(app, describe) {
     const { settings, output, label } = describe();
     super(app, settings);
     this.describe = describe;
-    if (output.display === "scalar") {
+    if (isFew(output, app.store.source?.nav)) {
       this.number = bigNumber();
       this.body.append(this.number);
     } else {
@@ -220,7 +254,8 @@ class ResultPlot extends Tile {
     const { output } = this.describe();
     this.array = array;
     if (this.number) {
-      this.number.textContent = `${short(array.values[0])}${this.unit}`;
+      const names = output.display === "complex-line" ? ["real", "imaginary"] : componentNames(output.axes?.[0], array.values.length);
+      this.number.textContent = Array.from(array.values, (v, i) => `${array.values.length > 1 ? `${names[i]} ` : ""}${short(v)}${this.unit}`).join("\n");
       return;
     }
     if (array.shape.length === 1) return this.plot.show([Float64Array.from(array.values)], output.axes?.[0], [output.title]);
@@ -229,7 +264,7 @@ class ResultPlot extends Tile {
     if (output.display === "complex-line") {
       const [re, im] = lines;
       this.plot.show([re.map((v, i) => Math.hypot(v, im[i])), re.map((v, i) => Math.atan2(im[i], v))], output.axes?.[0], ["amplitude", "phase"]);
-    } else this.plot.show(lines, output.axes?.[0], lines.map((_, k) => `${output.axes?.[1]?.name ?? ""} ${k}`));
+    } else this.plot.show(lines, output.axes?.[0], componentNames(output.axes?.[1], lines.length));
   }
 
   hover(i, values) {
@@ -238,6 +273,6 @@ class ResultPlot extends Tile {
   }
 
   actions() {
-    return [["Full size", () => this.toggleFull(), "full"], ...resultActions(this, this.describe)];
+    return [["Full size", () => this.toggleFull(), "full"], ...plotActions(this), ...resultActions(this, this.describe)];
   }
 }

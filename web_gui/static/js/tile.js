@@ -48,6 +48,10 @@ export class Tile {
     return [];
   }
 
+  pictureName() {
+    return [this.heading.textContent, this.sub.textContent].filter(Boolean).join(" ").replace(/[^\w-]+/g, "_").slice(0, 60) || "image";
+  }
+
   end(call) {
     this.ends.push(call);
   }

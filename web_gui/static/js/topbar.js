@@ -1,7 +1,7 @@
 // Source, run, save, and who is in control.
 
 import { ask, button, bytesText, el, menu } from "./dom.js";
-import { download } from "./export.js";
+import { download, fileStem } from "./export.js";
 import { historyDialog } from "./history.js";
 import { followTheme, nextTheme } from "./theme.js";
 
@@ -118,7 +118,7 @@ export class TopBar {
     return [
       open && ["Copy as Python", () => this.code("python"), "code"],
       open && ["Download notebook", () => this.code("notebook"), "file"],
-      open && ["Download results (HDF5)", () => this.app.fetchFile("api/results.h5", `${source.name}.h5`), "save"],
+      open && ["Download results (HDF5)", () => this.app.fetchFile("api/results.h5", `${fileStem(this.app)}_results.h5`), "save"],
       null,
       open && ["Save this setup…", () => this.setup(), "setup"],
       ...(mayChange && open ? setups.map((s) => [`Setup: ${s.name}`, () => this.app.do("setup_load", { name: s.name }), "setup"]) : []),
