@@ -65,6 +65,10 @@ class ProcessesExecutor:
         """Stop the workers."""
         self._drop(kill=False)
 
+    def kill(self) -> None:
+        """Stop the workers, whatever they are in the middle of."""
+        self._drop(kill=True)
+
     def _started(self) -> Any:
         with self._lock:
             if self._pool is None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from libstream import registry
-from libstream.contracts.executor import Executor
+from libstream.contracts.executor import Executor, ShowsCluster
 from libstream.errors import UsageError
 
 _shared: dict[str, Executor] = {}
@@ -30,13 +30,23 @@ def executor(name: str, **options: Any) -> Iterator[Executor]:
         own.close()
 
 
-def shutdown() -> None:
-    """Close the process-wide executors; the next run starts new ones."""
+def shutdown(*, at_once: bool = False) -> None:
+    """Close the process-wide executors; the next run starts new ones. at_once: end worker processes in the middle of calls of UDFs."""
     with _shared_lock:
         held = list(_shared.values())
         _shared.clear()
     for ex in held:
-        ex.close()
+        kill = getattr(ex, "kill", None)
+        if not at_once:
+            ex.close()
+        elif kill is not None:  # threads cannot be ended: they are left to the end of the process
+            kill()
+
+
+def cluster_of(given: str | Executor) -> dict[str, Any] | None:
+    """How the computers behind an executor are (`ShowsCluster`); None where there are none, or where it has not been used. Never waits."""
+    held = _shared.get(given) if isinstance(given, str) else given
+    return held.cluster() if isinstance(held, ShowsCluster) else None
 
 
 atexit.register(shutdown)

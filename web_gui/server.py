@@ -312,7 +312,7 @@ async def run(
     restore: bool,
     browser: bool,
 ) -> bool:
-    """Serve until Ctrl-C or SIGTERM; False where a UDF could not be stopped. first: a source to open, and options for it.
+    """Serve until Ctrl-C or SIGTERM, the second of which leaves at once; False where a UDF could not be stopped. first: a source to open, and options for it.
 
     restore: open what was open last, where `first` is None. ready: called with the link.
     """
@@ -325,9 +325,16 @@ async def run(
     loop = asyncio.get_running_loop()
     try:
         link = await server.start()
+
+        def asked() -> None:
+            stop.set()
+            for name in ("SIGINT", "SIGTERM"):  # whoever asks again need not wait
+                loop.remove_signal_handler(getattr(signal, name))
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
+
         for name in ("SIGINT", "SIGTERM"):
             try:
-                loop.add_signal_handler(getattr(signal, name), stop.set)
+                loop.add_signal_handler(getattr(signal, name), asked)
             except (NotImplementedError, RuntimeError):  # Windows: Ctrl-C raises KeyboardInterrupt
                 continue
         ready(link)

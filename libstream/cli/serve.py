@@ -90,8 +90,9 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # where signals cannot be handled by the loop
         ended = True
     if not ended:
-        tell("libstream: a UDF did not end within 10 s; it is left behind")
+        tell("libstream: a UDF did not end within 2 s of being asked to; it is left behind, results that were there are kept")
         sys.stdout.flush()
+        api.shutdown(at_once=True)
         os._exit(OK)
     api.shutdown()
     return OK

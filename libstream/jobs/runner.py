@@ -23,9 +23,6 @@ from libstream.jobs.store import Store
 from libstream.model.corrections import Corrections
 from libstream.model.result import Outputs, Result
 
-END_S = 10.0
-"""How long runs may take to end when the session is closed: running calls of UDFs cannot be interrupted in threads."""
-
 
 class Runner:
     """Lanes over one source. Methods are called by the session's worker thread, except `cancel`, `close`, `progress`, `results`.
@@ -125,15 +122,16 @@ class Runner:
         """Start nothing more."""
         self._closed = True
 
-    def close(self) -> bool:
-        """Stop all runs and wait for them. False where a UDF could not be stopped."""
+    def close(self, timeout_s: float) -> bool:
+        """Stop all runs and wait for them, `timeout_s` seconds for all together. False where a UDF could not be stopped."""
         with self._lock:
             self._closed = True
             lanes, self._lanes = self._lanes, []
             lanes += self._leaving
         for lane in lanes:
             lane.close()
-        left = [lane for lane in lanes if not lane.join(END_S)]
+        end = time.monotonic() + timeout_s
+        left = [lane for lane in lanes if not lane.join(max(0.0, end - time.monotonic()))]
         return not left
 
     def _start(self, source: FrameSource, fresh: Sequence[tuple[Analysis, UDF, int]]) -> None:

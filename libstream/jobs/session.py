@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from libstream import api
 from libstream.contracts.source import FrameSource
 from libstream.errors import LibstreamError, UsageError
 from libstream.jobs import sources
@@ -28,6 +30,8 @@ from libstream.jobs.worker import Worker
 from libstream.model.corrections import Corrections
 
 LOG_LINES = 100
+END_S = 2.0
+"""How long everything that runs may take to end when the session is closed."""
 
 
 class Session:
@@ -49,6 +53,7 @@ class Session:
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
         self.auto = True
+        self.executor = executor
         self._asked: set[str] = set()
         self.number = 0
         self.opened: tuple[str, dict[str, Any]] | None = None
@@ -155,7 +160,7 @@ class Session:
         self.changed()
         try:
             if kind == "live":
-                self.follow = Follow(self, sources.connect(uri, options))
+                self.follow = Follow(self, sources.connect(uri, options, self.executor))
                 self._source_json = sources.unarmed(uri, kind, self.number, "waiting", options)
                 self.opened = (uri, options)
                 self.records.restore(uri)
@@ -325,7 +330,8 @@ class Session:
         if run is not None:
             self._seconds = run["seconds"]
         shown = {k: v for k, v in each.items() if not k.startswith("_")}
-        return {"run": run, "analyses": shown, "live": live, "ledger": ledger}
+        cluster = api.cluster_of(self.executor) if follow is None or not follow.dealt else follow.dealt.cluster()
+        return {"run": run, "analyses": shown, "live": live, "ledger": ledger, **({"cluster": cluster} if cluster else {})}
 
     def close(self) -> bool:
         """Stop everything and wait. False where a UDF could not be stopped (its thread ends with the process)."""
@@ -337,8 +343,9 @@ class Session:
         if follow is not None:
             follow.close()
         self.runner.refuse()
-        self.worker.close()
-        ended = self.runner.close()
+        end = time.monotonic() + END_S  # calls of UDFs cannot be interrupted in threads, neither in runs nor when they are bound
+        free = self.worker.close(END_S)
+        ended = self.runner.close(max(0.0, end - time.monotonic())) and free
         self.records.save_now()
         self.catalog.close()
         return ended

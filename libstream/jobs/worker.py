@@ -51,14 +51,15 @@ class Worker:
             self._queue.put((func, future))
         return future
 
-    def close(self) -> None:
-        """Finish what was asked for, then end the thread."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finish what was asked for, then end the thread. False where it is not done after `timeout_s` seconds (it goes on then)."""
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _poke(self) -> None:
         self._poked.clear()  # first: what is asked for from here on is done once more

@@ -95,3 +95,69 @@ def test_what_cannot_work_is_said_in_one_line(tmp_path: Path, args: list[str], c
     assert (process.returncode, out) == (code, "")
     assert says in err
     assert err.count("\n") == 1
+
+
+STUCK = """
+import time
+import libstream as ls
+
+
+class Stuck(ls.UDF):
+    def outputs(self):
+        return {"n": ls.nav("float64")}
+
+    def process_frame(self, frame, out):
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_a_udf_that_never_ends_does_not_hold_up_the_end(tmp_path: Path, executor: str) -> None:
+    """It ends within seconds, says so, and leaves no process behind."""
+    np.save(tmp_path / "scan.npy", np.ones((4, 5, 8, 8), np.uint16))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "stuck.py").write_text(STUCK)
+    process = start(tmp_path, "scan.npy", "--udfs", "own", "--executor", executor)
+    try:
+        link = process.stdout.readline().strip()
+        base, _, token = link.partition("/?token=")
+        end = time.monotonic() + 30
+        while (source := ask(link, "/api/source")["source"]) is None or source["state"] != "ready":
+            assert time.monotonic() < end
+        head = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        add = urllib.request.Request(f"{base}/api/analyses", b'{"udf": "stuck.py:Stuck"}', head)
+        urllib.request.urlopen(add, timeout=30).close()
+        while ask(link, "/api/status")["state"]["run"]["state"] != "running":
+            assert time.monotonic() < end
+        before = time.monotonic()
+        process.terminate()
+        _, err = process.communicate(timeout=20)  # a worker that is left behind would hold the pipe
+        assert process.returncode == 0
+        assert "did not end within 2 s" in err
+        assert time.monotonic() - before < 10, "2 s, on a machine that does other things, too"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_who_asks_twice_does_not_wait(tmp_path: Path) -> None:
+    np.save(tmp_path / "scan.npy", np.ones((4, 5, 8, 8), np.uint16))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "stuck.py").write_text(STUCK)
+    process = start(tmp_path, "scan.npy", "--udfs", "own")
+    try:
+        link = process.stdout.readline().strip()
+        base, _, token = link.partition("/?token=")
+        head = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        end = time.monotonic() + 30
+        while (source := ask(link, "/api/source")["source"]) is None or source["state"] != "ready":
+            assert time.monotonic() < end
+        urllib.request.urlopen(urllib.request.Request(f"{base}/api/analyses", b'{"udf": "stuck.py:Stuck"}', head), timeout=30).close()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode in (-signal.SIGINT, 0), "0 where it was over by then"
+    finally:
+        process.kill()
+        process.communicate()

@@ -216,7 +216,7 @@ def test_frames_are_the_frames(session: Session, scan: str) -> None:
 
 @pytest.mark.leaves("threads", "a UDF that does not end cannot be stopped in a thread; it ends two seconds later")
 def test_a_udf_that_does_not_end_does_not_hold_up_the_end(scan: str, own: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("libstream.jobs.runner.END_S", 0.3)
+    monkeypatch.setattr("libstream.jobs.session.END_S", 0.3)
     session = Session(catalog=Catalog(own), out=tmp_path / "out")
     session.open(scan)
     session.analyses.add("mine.py:Slow", {"seconds": 2.0})
