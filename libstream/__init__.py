@@ -48,6 +48,7 @@ if _typing.TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers an
     from libstream.ext import ragged as ragged
     from libstream.ext import sig as sig
     from libstream.ext import single as single
+    from libstream.viewing import live_view as live_view
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ _FROM = {
         "UDF", "Array", "Corrections", "Coverage", "Output", "PerPosition", "Quantity", "Ragged", "kernel", "nav", "param",
         "ragged", "sig", "single", "frame_of",
     ),
+    "libstream.viewing": ("live_view",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _FROM.items() for name in names}
 _MODULES = ("udfs", "errors", "ext", "testing")
@@ -91,6 +93,7 @@ __all__ = [
     "ext",
     "frame_of",
     "kernel",
+    "live_view",
     "load_result",
     "map",
     "nav",

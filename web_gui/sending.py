@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from libstream.web_gui.topics import Key, View
@@ -16,6 +17,11 @@ STRIP_S = 0.1
 START_BYTES_PER_S = 100e6
 """Assumed until acks say more; a first message that is too large costs one slow picture."""
 LEAST_BYTES_PER_S = 20e3
+IN_FLIGHT_LEAST = 2 << 20
+IN_FLIGHT_S = 0.25
+"""Bytes that may be under way to one page: what its link takes in this time."""
+ACTIVE_S = 0.3
+"""A topic that was new within this time will be so again: the line is shared with it."""
 
 
 class Link:
@@ -144,6 +150,39 @@ class Subscription:
         n = max(1, int(link.bytes_per_s * STRIP_S / per_row))
         first = self.bin > 1 and not self.refining
         return Plan(EXACT, (y0, min(y1, y0 + n)), whole=first, keep=first)
+
+
+def due(
+    subs: Mapping[str, Subscription], link: Link, view_of: Callable[[Key], View | None], now: float
+) -> tuple[Subscription, View, Plan] | None:
+    """What to send next to one page, which is subscribed to `subs`; None where nothing is due, or enough is under way."""
+    under_way = sum(s.in_flight[0] for s in subs.values() if s.in_flight is not None)
+    if under_way > max(IN_FLIGHT_LEAST, link.bytes_per_s * IN_FLIGHT_S):
+        return None
+    active = sum(s.in_flight is not None or now - s.new_at < ACTIVE_S for s in subs.values())
+    link.share = 1 / max(1, active)
+    for sub in sorted(subs.values(), key=_priority):
+        view = None if sub.in_flight is not None else view_of(sub.key)
+        plan = None if view is None else sub.plan(view, link, now)
+        if view is not None and plan is not None:
+            return sub, view, plan
+    return None
+
+
+def acknowledged(subs: Mapping[str, Subscription], link: Link, topic: str, version: object, now: float) -> bool:
+    """The page has painted `version` of `topic`; False where that is not what it was sent."""
+    sub = subs.get(topic)
+    if sub is None or sub.in_flight is None or version != sub.in_flight[2]:
+        return False
+    n_bytes, at, _ = sub.in_flight
+    sub.in_flight = None
+    link.measured(n_bytes, now - at, sum(s.in_flight[0] for s in subs.values() if s.in_flight is not None))
+    return True
+
+
+def _priority(sub: Subscription) -> tuple[int, float]:
+    """Results first, then frames; among these, who waited longest."""
+    return (0 if sub.key.topic.startswith(("a/", "r/")) else 1, sub.new_at)
 
 
 def _size(shape: tuple[int, ...], rows: tuple[int, int] | None) -> int:

@@ -10,14 +10,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from libstream.errors import LibstreamError
 from libstream.jobs.analyses import frames_id
-from libstream.jobs.session import Session
-from libstream.jobs.store import Held
+from libstream.jobs.store import Held, Store
 from libstream.model.corrections import Corrections
 from libstream.web_gui import wire
 
@@ -31,6 +30,27 @@ MISSING_S = 0.5
 MESSAGES_BYTES = 64 << 20
 """Memory for encoded messages: enough that browsers which are not exactly in step share them."""
 RECORDS_MAX = 100_000
+
+
+class Shown(Protocol):
+    """What is looked at: the session of a server, or the run that a view in a notebook shows."""
+
+    store: Store
+
+    @property
+    def current(self) -> tuple[Any, int]:
+        """The source (or None), and a number that no other one had."""
+
+    @property
+    def newest(self) -> int:
+        """Flat position of the frame that arrived last."""
+
+    @property
+    def corrections(self) -> tuple[dict[str, Any], Corrections | None]:
+        """What the state says of the corrections, and the corrections."""
+
+    def frame(self, at: tuple[int, ...] | None, channel: str | None) -> _Arr:
+        """The raw frame at a scan position, or the newest one; waits. Raises LibstreamError, OSError."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ class Hub:
     pool: where frames are read. wake: called when a frame has been read.
     """
 
-    def __init__(self, session: Session, pool: Executor, wake: Callable[[], None]) -> None:
+    def __init__(self, session: Shown, pool: Executor, wake: Callable[[], None]) -> None:
         self._session, self._pool, self._wake = session, pool, wake
         self._lock = threading.Lock()
         self._count = itertools.count(1)

@@ -15,7 +15,7 @@ import tornado.websocket
 from libstream.errors import UsageError
 from libstream.web_gui import commands
 from libstream.web_gui.gate import Checked
-from libstream.web_gui.sending import Link, Subscription
+from libstream.web_gui.sending import Link, Subscription, acknowledged, due
 from libstream.web_gui.topics import Key
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ PROTO = 1
 SUBS_MAX = 64
 COMMANDS_MAX = 16
 HELLO_S, SILENT_S, PING_S = 10.0, 60.0, 5.0
-IN_FLIGHT_LEAST = 2 << 20
-IN_FLIGHT_S = 0.25
-"""Bytes that may be under way to one page: what its link takes in this time."""
-ACTIVE_S = 0.3
-"""A topic that was new within this time will be so again: the line is shared with it."""
 BIG_TEXT = 1 << 20
 """Messages with more characters than this are parsed in a thread."""
 LARGE = 1 << 16
@@ -167,16 +162,9 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
             self.server.wanted()
 
     def _ack(self, data: dict[str, Any]) -> None:
-        now = time.monotonic()
-        self._acked = now
-        sub = self.subs.get(_text(data, "topic", 400))
-        if sub is None or sub.in_flight is None or data.get("v") != sub.in_flight[2]:
-            return
-        n_bytes, at, _ = sub.in_flight
-        sub.in_flight = None
-        others = sum(s.in_flight[0] for s in self.subs.values() if s.in_flight is not None)
-        self.link.measured(n_bytes, now - at, others)
-        self.poke()
+        self._acked = time.monotonic()
+        if acknowledged(self.subs, self.link, _text(data, "topic", 400), data.get("v"), self._acked):
+            self.poke()
 
     def _seen(self, data: dict[str, Any]) -> None:
         t = data.get("t")
@@ -288,36 +276,23 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
 
     async def _write_array(self) -> bool:
         """Send the array that is due next; False where there is none."""
-        now = time.monotonic()
-        under_way = sum(s.in_flight[0] for s in self.subs.values() if s.in_flight is not None)
-        if under_way > max(IN_FLIGHT_LEAST, self.link.bytes_per_s * IN_FLIGHT_S):
+        found = due(self.subs, self.link, self.server.hub.view, time.monotonic())
+        if found is None:
             return False
-        active = sum(s.in_flight is not None or now - s.new_at < ACTIVE_S for s in self.subs.values())
-        self.link.share = 1 / max(1, active)
-        for sub in sorted(self.subs.values(), key=_priority):
-            view = None if sub.in_flight is not None else self.server.hub.view(sub.key)
-            plan = None if view is None else sub.plan(view, self.link, now)
-            if view is None or plan is None:
-                continue
-            make = functools.partial(self.server.hub.message, view, plan.level, plan.rows, whole=plan.whole, keep=plan.keep)
-            message = await self.server.call(make) if _size(view.shape) > LARGE else make()
-            if self.subs.get(sub.key.topic) is not sub or view.key != sub.key:
-                return True  # it wants something else by now
-            sub.sent(plan, view, len(message), time.monotonic())
-            await self._write(message, binary=True)
-            return True
-        return False
+        sub, view, plan = found
+        make = functools.partial(self.server.hub.message, view, plan.level, plan.rows, whole=plan.whole, keep=plan.keep)
+        message = await self.server.call(make) if _size(view.shape) > LARGE else make()
+        if self.subs.get(sub.key.topic) is not sub or view.key != sub.key:
+            return True  # it wants something else by now
+        sub.sent(plan, view, len(message), time.monotonic())
+        await self._write(message, binary=True)
+        return True
 
 
 _running: set[asyncio.Task[None]] = set()
 """Tasks of commands: the loop itself keeps weak references only."""
 
 _HANDLERS = {"sub": Viewer._sub, "unsub": Viewer._unsub, "ack": Viewer._ack, "seen": Viewer._seen, "cmd": Viewer._cmd}
-
-
-def _priority(sub: Subscription) -> tuple[int, float]:
-    """Results first, then frames; among these, who waited longest."""
-    return (0 if sub.key.topic.startswith(("a/", "r/")) else 1, sub.new_at)
 
 
 def _text(data: dict[str, Any], key: str, longest: int) -> str:
