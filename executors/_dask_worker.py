@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import platform
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 
-from libstream.ext import CancelFlag, LibstreamError, Partial, Partition, SourceChangedError, UsageError, Work
+from libstream.executors._dask_health import METRIC
+from libstream.ext import CancelFlag, CancelledError, LibstreamError, Partial, Partition, SourceChangedError, UsageError, Work
 
 _held: dict[str, Held] = {}
+_counts: dict[str, Any] = {"frames": 0, "bytes": 0, "last_error": ""}
+"""What this process has done, in all runs."""
 _lock = threading.Lock()
 
 
@@ -39,6 +44,7 @@ class Held:
         self._work: Work | None = None
         self._lock = threading.Lock()
         self._blas: Any = None
+        self.frame_bytes = 0
 
     def work(self) -> Work:
         """The work, unpickled and set up once."""
@@ -57,6 +63,7 @@ class Held:
                 if self.path_map and hasattr(work, "opener"):
                     work.opener = with_paths(work.opener, self.path_map)
                 work.setup()
+                self.frame_bytes = sum(math.prod(c.sig) * c.dtype.itemsize for c in getattr(work, "channels", ()))
                 self._work = work
             return self._work
 
@@ -105,19 +112,39 @@ def process(token: str, partitions: list[Partition]) -> Partial | list[Partial]:
     try:
         work = held.work()
         done = [work.process(p, held.cancel) for p in partitions[:1]]
+        _count(done[0], held)
         for p in partitions[1:]:
             done.append(work.process(p, held.cancel))
+            _count(done[-1], held)
             while not held.apart and len(done) > 1 and done[-1].span == done[-2].span:
                 try:
                     done[-2:] = [work.combine(done[-2], done[-1])]
                 except Exception:  # noqa: BLE001  of the UDF's merge
                     held.apart = True
     except (FileNotFoundError, SourceChangedError) as exc:
+        _counts["last_error"] = str(exc)[:2000]
         raise type(exc)(
             f"{exc} This is what the Dask worker at {where()} found: it has to see the files of the client, under another name with "
             "path_map={'/name/here': '/name/there'}"
         ) from exc
+    except CancelledError:
+        raise
+    except Exception as exc:
+        _counts["last_error"] = f"{type(exc).__name__}: {exc}"[:2000]
+        raise
     return done[0] if len(done) == 1 else done
+
+
+def _count(partial: Partial, held: Held) -> None:
+    with _lock:
+        _counts["frames"] += len(partial.positions)
+        _counts["bytes"] += len(partial.positions) * held.frame_bytes
+
+
+def metric(worker: Any) -> dict[str, Any]:
+    """What goes to the scheduler with the heartbeats of this worker."""
+    with _lock:
+        return {**_counts, "t": time.time(), "pid": os.getpid()}
 
 
 def combine(token: str, *parts: Partial) -> Partial:
@@ -207,6 +234,7 @@ def _run_plugin() -> type[Any]:
         def setup(self, worker: Any) -> None:
             """The run begins on this worker."""
             hold(self.token, *self.what)
+            worker.metrics.setdefault(METRIC, metric)
             self.what = ()  # it may be large, and is kept once
 
         def teardown(self, worker: Any) -> None:

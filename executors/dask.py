@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from libstream.executors._dask_health import Health
 from libstream.executors._dask_live import Kept, run_dealt
 from libstream.executors._dask_run import Run, Settings
 from libstream.executors._feed import feed_of
@@ -64,6 +65,7 @@ class DaskExecutor:
         self._settings = Settings(dict(path_map or {}), snapshot_s, combine_bytes, wait_s)
         self._lock = threading.Lock()
         self._kept: list[Kept] = []
+        self._health = Health()
         self._client: Any = None
         self._cluster: Any = None
 
@@ -100,6 +102,11 @@ class DaskExecutor:
         kept = Kept(self._connected, consumer)
         self._kept = [k for k in self._kept if not k.closed] + [kept]
         return kept
+
+    def cluster(self) -> dict[str, Any] | None:
+        """See `ShowsCluster`."""
+        client = self._client
+        return None if client is None else self._health.of(client)
 
     def close(self) -> None:
         """Close what was started here; a client that was given is left alone."""

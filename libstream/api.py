@@ -17,7 +17,7 @@ from libstream.contracts.executor import Executor
 from libstream.contracts.source import FrameSource, WarmsUp
 from libstream.contracts.udf import UDF
 from libstream.errors import FormatError, UsageError
-from libstream.executing import executor, named, shutdown
+from libstream.executing import cluster_of, executor, named, shutdown
 from libstream.live.source import Acquisition, LiveSource
 from libstream.model.corrections import Corrections
 from libstream.model.result import Result
@@ -29,7 +29,7 @@ from libstream.run.job import Job, Progress
 
 __all__ = [
     "Acquisition", "Comparison", "Job", "LiveSource", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter",
-    "check_output", "compare", "connect", "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild",
+    "check_output", "cluster_of", "compare", "connect", "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild",
     "record", "register", "replay", "route", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi", "watch",
 ]  # fmt: skip
 

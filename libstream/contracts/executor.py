@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -112,6 +112,14 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop workers; idempotent."""
+
+
+@runtime_checkable
+class ShowsCluster(Protocol):
+    """An executor, or a live source, behind which there are several computers or processes."""
+
+    def cluster(self) -> dict[str, Any] | None:
+        """How they are: the dictionary of docs/reference/router.md, a few seconds old at most; None before they are used. Never waits."""
 
 
 ExecutorFactory = Callable[..., Executor]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from libstream import api
+from libstream.contracts.executor import ShowsCluster
 from libstream.errors import LibstreamError, UsageError
 from libstream.jobs import sources
 from libstream.live.watch import WatchedAcquisition
@@ -46,6 +47,11 @@ class Follow:
         self.live.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(10.0)
+
+    @property
+    def dealt(self) -> ShowsCluster | None:
+        """The source, where its frames go to other computers by a router."""
+        return self.live if isinstance(self.live, ShowsCluster) else None
 
     # -- commands ------------------------------------------------------------------------------------------------------
 

@@ -48,11 +48,16 @@ def open_file(uri: str, options: Mapping[str, Any]) -> FrameSource:
     return source
 
 
-def connect(uri: str, options: Mapping[str, Any]) -> api.LiveSource | Growing:
-    """Connect to a detector, or watch a file. Raises what `ls.connect` and `ls.watch` raise."""
+def connect(uri: str, options: Mapping[str, Any], executor: str = "threads") -> api.LiveSource | Growing:
+    """Connect to a detector, or watch a file. Raises what `ls.connect` and `ls.watch` raise.
+
+    executor: where UDFs run; to workers elsewhere frames go by a router.
+    """
     given = _checked(options)
     if given.pop("watch", False):
         return Growing(api.watch(uri, **given))
+    if "://" in executor or executor == "slurm" or uri.startswith("router:"):
+        given["executor"] = executor
     return api.connect(uri, **given)
 
 

@@ -2,7 +2,7 @@
 
 import { bytesText, dialog, el, button } from "./dom.js";
 
-const MANY = 8; // more are in the dialog
+const MANY = 4; // more are in the dialog
 const WORDS = {
   running: "running", waiting: "waits", armed: "armed", draining: "ends", silent: "does not answer", busy: "busy", idle: "idle", lost: "lost",
 };
@@ -43,17 +43,15 @@ export class ClusterView {
     this.root = root;
     this.state = el("span", { class: "dim" });
     this.count = el("strong");
-    this.rates = el("span", { class: "figure" });
+    this.rates = el("div", { class: "dim" });
     this.lost = el("span", { class: "warn" });
     this.body = el("tbody");
-    this.more = button("", () => this.openDialog(), { kind: "plain" });
+    this.more = button("", () => this.openDialog(), { kind: "plain", title: "Everything that is known of each node" });
     this.problem = el("p", { class: "failure" });
     root.append(
-      el("div", { class: "row" }, el("h2", { class: "grow", text: "Cluster" }), this.state),
-      el("div", { class: "row" }, this.count, this.lost, el("span", { class: "grow" }), this.rates),
-      table(this.body), this.more, this.problem,
+      el("div", { class: "row" }, el("h2", { text: "Cluster" }), this.state, el("span", { class: "grow" }), this.more),
+      el("div", {}, this.count, " ", this.lost), this.rates, nodeTable(this.body), this.problem,
     );
-    this.spoken = "";
     app.store.addEventListener("stat", () => this.update());
     this.update();
   }
@@ -69,34 +67,34 @@ export class ClusterView {
     this.count.textContent = count;
     this.rates.textContent = rates;
     this.lost.textContent = lost;
-    fill(this.body, chosen(cluster.nodes, MANY));
-    this.more.hidden = cluster.nodes.length === 0;
-    this.more.querySelector("span").textContent = cluster.nodes.length > MANY ? `All ${cluster.nodes.length} nodes…` : "Details…";
+    fillNodes(this.body, chosen(cluster.nodes, MANY));
+    this.more.hidden = this.body.parentNode.hidden = cluster.nodes.length === 0;
+    this.more.querySelector("span").textContent = cluster.nodes.length > MANY ? `all ${cluster.nodes.length}…` : "details…";
     const problem = cluster.problems?.at(-1) ?? "";
     if (this.problem.textContent !== problem) this.problem.textContent = problem;
-    if (this.large) fill(this.large, cluster.nodes, true);
+    if (this.large) fillNodes(this.large, cluster.nodes, true);
   }
 
   // Every node with everything that is known of it.
   openDialog() {
     this.large = el("tbody");
     const { cluster } = this.app.store.stat;
-    const node = dialog("Cluster", { class: "dialog wide" }, el("p", { class: "dim", text: cluster.address }), el("div", { class: "nodes-all" }, table(this.large, true)));
+    const node = dialog("Cluster", { class: "dialog wide" }, el("p", { class: "dim", text: cluster.address }), el("div", { class: "nodes-all" }, nodeTable(this.large, true)));
     node.addEventListener("close", () => (this.large = null));
-    fill(this.large, cluster.nodes, true);
+    fillNodes(this.large, cluster.nodes, true);
   }
 }
 
 const COLUMNS = [["node", "computer and process"], ["frames/s", ""], ["GB/s", ""], ["fill", "how much of its memory for frames is in use"]];
 const MORE = [["state", ""], ["blocks", "blocks or tasks that it has"], ["frames", "since it began"], ["memory", ""], ["heard", "seconds since it was last heard"], ["last error", ""]];
 
-function table(body, all = false) {
+function nodeTable(body, all = false) {
   const heads = [...COLUMNS, ...(all ? MORE : [])].map(([text, title], i) => el("th", { scope: "col", text, title: title || null, class: i && text !== "last error" && text !== "state" ? "figure" : "" }));
   return el("table", { class: "nodes" }, el("thead", {}, el("tr", {}, heads)), body);
 }
 
 // Rows are kept, so that nothing jumps and tooltips stay.
-function fill(body, nodes, all = false) {
+function fillNodes(body, nodes, all = false) {
   const rows = new Map([...body.children].map((row) => [row.dataset.name, row]));
   const wanted = nodes.map((n) => {
     const row = rows.get(n.name) ?? el("tr", { "data-name": n.name }, el("th", { scope: "row" }), [...COLUMNS.slice(1), ...(all ? MORE : [])].map(() => el("td")));
