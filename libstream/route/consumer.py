@@ -248,7 +248,7 @@ class _Serving:
                     one.freed = []
                 whole = len(one.ready) >= HELD_MAX
                 if one.ready and (now >= self.dues or whole):
-                    # whole groups first: one block alone is still merged with its neighbours, and the client, where it is slow, has less to do
+                    # whole groups first: a block alone may still be merged with its neighbours, so that a slow client has less to do
                     for at in sorted(one.ready, key=lambda at: (-at[0], at[1]))[: max(0, WINDOW - self.window - len(out))]:
                         out.append(wire.write_partial(one.token, one.ready.pop(at)))
             if out:
