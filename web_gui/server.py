@@ -312,8 +312,9 @@ async def run(
     restore: bool,
     browser: bool,
 ) -> bool:
-    """Serve until Ctrl-C or SIGTERM, the second of which leaves at once; False where a UDF could not be stopped. first: a source to open, and options for it.
+    """Serve until Ctrl-C or SIGTERM, the second of which leaves at once; False where a UDF could not be stopped.
 
+    first: a source to open, and options for it.
     restore: open what was open last, where `first` is None. ready: called with the link.
     """
     import signal
