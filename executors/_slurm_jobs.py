@@ -34,8 +34,8 @@ NEVER = frozenset(
 GONE = "gone"
 """What a job is called that squeue does not know any more."""
 _HINTS = (
+    (r"account|association", "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours; set account=, partition="),
     (r"partition", "`sinfo -s` lists the partitions; set partition="),
-    (r"account|association", "`sacctmgr show associations user=$USER format=account,partition,qos` lists your accounts; set account="),
     (r"qos", "`sacctmgr show associations user=$USER format=account,qos` lists what you may use; set directives = ['--qos=...']"),
     (r"time.?limit|walltime", "`sinfo -o '%P %l'` lists the longest times; set walltime="),
     (r"node configuration|cpu count|memory|more processors", "`sinfo -o '%P %c %m'` lists cores and MB of nodes; set cores= or memory="),
