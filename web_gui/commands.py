@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from libstream.errors import LibstreamError, UsageError
 from libstream.jobs import code, looking, sources
-from libstream.jobs.arrays import array_of, mask_of
+from libstream.jobs.corrected import corrected
 from libstream.jobs.session import Session
-from libstream.model.corrections import Corrections
 from libstream.web_gui.auth import Control
 from libstream.web_gui.browse import Roots
 from libstream.web_gui.forms import fields_of, first_sentence, handles_of
@@ -35,6 +32,9 @@ class Context:
     hub: Hub
     roots: Roots
     control: Control
+
+    def __post_init__(self) -> None:
+        self.session.records.resolve = self.roots.resolve  # what was kept is made again of files that a page may read
 
 
 @dataclass(frozen=True)
@@ -237,25 +237,8 @@ def _corrections(c: Context, **given: Any) -> Any:
     source = c.session.source
     if source is None:
         raise UsageError("nothing is open")
-    sig = source.meta.shape.sig
-    shown, now = c.session.corrections
-    arrays: dict[str, Any] = {n: getattr(now, n) if now is not None else None for n in ("dark", "gain", "excluded")}
-    shown = dict(shown)
-    for name in ("dark", "gain"):
-        if name in given:
-            path = None if given[name] is None else c.roots.resolve(given[name], name)
-            arrays[name] = None if path is None else looking.frame_file(path)
-            shown[name] = None if path is None else str(path)
-    if "excluded" in given:
-        pixels = given["excluded"]
-        if isinstance(pixels, dict):
-            arrays["excluded"] = array_of(pixels, "excluded").astype(bool)
-        else:
-            arrays["excluded"] = np.logical_or.reduce([mask_of(s, sig, "excluded") for s in pixels]) if pixels else None
-        shown["excluded"] = 0 if arrays["excluded"] is None else int(arrays["excluded"].sum())
-    shown["on"] = bool(given.get("on", True))
-    made = Corrections(**arrays)
-    c.session.set_corrections(made if made else None, shown)
+    shown, made = corrected(c.session.corrections, given, source.meta.shape.sig, c.roots.resolve)
+    c.session.set_corrections(made, shown)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ THUMB = 96
 class Entry:
     """One run. source: what to open again, {"uri", "options"}, None where its frames are gone; results: topics that are in memory.
 
-    number: of the source in its session, 0 for runs of earlier ones.
+    number: of the source in its session, 0 for runs of earlier ones. setting: region of interest and corrections, as `Records` keeps them.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Entry:
     analyses: list[dict[str, Any]] = field(default_factory=list)
     results: list[dict[str, Any]] = field(default_factory=list)
     thumb: _Arr | None = None
+    setting: dict[str, Any] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         """As a part of the state."""

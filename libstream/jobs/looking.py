@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from libstream import api, registry
 from libstream.contracts.indexing import memory_available
 from libstream.errors import FormatError, UsageError
-from libstream.jobs.session import Session
+
+if TYPE_CHECKING:
+    from libstream.jobs.session import Session
 
 _Arr = np.ndarray[Any, Any]
 

@@ -6,13 +6,15 @@ import contextlib
 import itertools
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from libstream.api import Acquisition
 from libstream.errors import LibstreamError, UsageError
+from libstream.jobs.arrays import mask_of
+from libstream.jobs.corrected import NONE, Corrected, Resolve, corrected, recipe
 from libstream.jobs.history import ENTRIES, Entry, thumbnail
 from libstream.jobs.keep import Keep
 from libstream.jobs.runner import now_ms
@@ -28,10 +30,14 @@ OF_THE_SCAN = ("scan", "order", "flyback", "frames_per_position", "scan_step", "
 
 
 class Records:
-    """Belongs to one session. keep: where setups and the last state are stored, None = nowhere."""
+    """Belongs to one session. keep: where setups and the last state are stored, None = nowhere.
+
+    resolve: which files corrections may be made of again.
+    """
 
     def __init__(self, session: Session, keep: Keep | None) -> None:
         self._session, self._keep = session, keep
+        self.resolve: Resolve = _any_path
         self.pins: dict[str, dict[str, Any]] = {}
         self.layout: Any = {}
         self._count = itertools.count(1)
@@ -144,6 +150,7 @@ class Records:
             entry.dropped = counts["dropped"] + counts["missing"] + counts["corrupt"]
             entry.seconds = float(full.run.get("times", {}).get("seconds", 0.0))
             entry.analyses = [a.saved() for a in shown]
+            entry.setting = self._setting()
             entry.thumb = picture if picture is not None else entry.thumb
             s.history.touch()
             self._noted = True
@@ -165,6 +172,8 @@ class Records:
     def over(self) -> None:
         """The source is left: its results go to the history. The worker's thread."""
         s = self._session
+        if s.source is None:  # they have gone there already
+            return
         self.note()
         with s.lock:
             entry = s.history.of(self._number())
@@ -180,10 +189,16 @@ class Records:
                 raise UsageError(f"there is no run {id!r} in the history")
             if entry.source is None:
                 raise UsageError("this was a live acquisition that was not recorded: its frames are gone")
-            source, analyses = dict(entry.source), list(entry.analyses)
-        for text in s.analyses.restore(analyses):
-            s.say("warning", text)
-        return s.open(source["uri"], source["options"])
+            source, analyses, setting = dict(entry.source), list(entry.analyses), dict(entry.setting)
+
+        def again() -> int:
+            s.close_source()  # what is open goes into the history with its own analyses
+            for text in s.analyses.restore(analyses):
+                s.say("warning", text)
+            self._set(setting)
+            return s.open(source["uri"], source["options"])
+
+        return s.worker.call(again)
 
     def forget(self, id: str) -> None:
         """Remove a run from the history."""
@@ -201,10 +216,35 @@ class Records:
     # -- setups --------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Analyses, region of interest and layout, to be stored."""
+        """Analyses, region of interest, corrections and layout, to be stored."""
         s = self._session
         with s.lock:
-            return {"analyses": [a.saved() for a in s.analyses.shown()], "roi": s.roi, "layout": self.layout}
+            return {"analyses": [a.saved() for a in s.analyses.shown()], "layout": self.layout, **self._setting()}
+
+    def _setting(self) -> dict[str, Any]:
+        """Region of interest and corrections, with the shapes that they are for."""
+        s = self._session
+        shape = None if s.source is None else s.source.meta.shape
+        out: dict[str, Any] = {"roi": s.roi, "corrections": recipe(s.corrections)}
+        return out if shape is None else {**out, "nav": list(shape.nav), "sig": list(shape.sig)}
+
+    def _set(self, data: Mapping[str, Any]) -> None:
+        """Region of interest and corrections of the source that is opened next; what cannot be had is told. The worker's thread."""
+        s = self._session
+        roi, given = data.get("roi"), data.get("corrections")
+        region = None
+        corrections: Corrected = (dict(NONE), None)
+        try:
+            if roi is not None and data.get("nav") is not None:
+                region = (dict(roi), mask_of(roi, tuple(data["nav"]), "roi"))
+        except (LibstreamError, TypeError, KeyError, ValueError) as exc:
+            s.say("warning", f"the region of interest could not be restored: {exc}")
+        try:
+            if given is not None and data.get("sig") is not None:
+                corrections = corrected(corrections, given, tuple(data["sig"]), self.resolve)
+        except (LibstreamError, OSError, TypeError, KeyError, ValueError) as exc:
+            s.say("warning", f"the corrections could not be restored: {exc}")
+        s.prepare(region, corrections)
 
     def save_setup(self, name: str) -> None:
         """Store a setup. Raises UsageError, SaveError."""
@@ -225,6 +265,13 @@ class Records:
                 s.set_roi(roi)
             except LibstreamError as exc:
                 s.say("warning", f"the region of interest of this setup does not fit: {exc}")
+        given = data.get("corrections")
+        if s.source is not None and (given is not None or s.corrections[1] is not None):
+            try:
+                shown, made = corrected((dict(NONE), None), given or {}, s.source.meta.shape.sig, self.resolve)
+                s.set_corrections(made, shown)
+            except (LibstreamError, OSError, TypeError, KeyError, ValueError) as exc:
+                s.say("warning", f"the corrections of this setup do not fit: {exc}")
         s.changed()
 
     def remove_setup(self, name: str) -> None:
@@ -278,6 +325,7 @@ class Records:
             for text in s.analyses.restore(data.get("analyses", ())):
                 s.say("warning", text)
             self.layout = data.get("layout", {})
+            self._set(data)
 
     def last(self) -> tuple[str, dict[str, Any]] | None:
         """Source and options that were open when the server ended."""
@@ -291,3 +339,7 @@ class Records:
 def digest_of_uri(uri: str) -> str:
     """Name under which things of a source are stored."""
     return sha256(uri.encode()).hexdigest()[:32]
+
+
+def _any_path(given: Any, what: str) -> Path:
+    return Path(str(given))

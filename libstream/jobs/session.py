@@ -20,6 +20,7 @@ from libstream.jobs.analyses import Analyses
 from libstream.jobs.analysis import RUNNING, Analysis
 from libstream.jobs.arrays import mask_of
 from libstream.jobs.catalog import Catalog
+from libstream.jobs.corrected import NONE, Corrected
 from libstream.jobs.follow import Follow
 from libstream.jobs.history import History
 from libstream.jobs.keep import Keep
@@ -59,7 +60,7 @@ class Session:
         self.opened: tuple[str, dict[str, Any]] | None = None
         self._source_json: dict[str, Any] | None = None
         self._roi: tuple[dict[str, Any], Any] | None = None
-        self._corrections: tuple[dict[str, Any], Corrections | None] = ({"dark": None, "gain": None, "excluded": 0, "on": True}, None)
+        self._corrections: Corrected = (dict(NONE), None)
         self._started = 0
         self._seconds = 0.0
         self.follow: Follow | None = None
@@ -195,7 +196,7 @@ class Session:
                 self.say("warning", "the region of interest was dropped: the scan has another shape now")
             c = self._corrections[1]
             if c is not None and any(a is not None and a.shape != sig for a in (c.dark, c.gain, c.excluded)):
-                self._corrections = ({"dark": None, "gain": None, "excluded": 0, "on": True}, None)
+                self._corrections = (dict(NONE), None)
                 self.say("warning", "the corrections were dropped: frames have another shape now")
             now = list(self.analyses.by_id.values())
         for a in now:
@@ -283,6 +284,7 @@ class Session:
             roi = ({**shape, "n": n}, mask)
         with self.lock:
             self._roi = roi
+        self.records.remember()
         self.worker.call(self._restart)
 
     def set_corrections(self, corrections: Corrections | None, shown: Mapping[str, Any]) -> None:
@@ -291,7 +293,13 @@ class Session:
             corrections.check(self.source.meta.shape.sig)
         with self.lock:
             self._corrections = (dict(shown), corrections)
+        self.records.remember()
         self.worker.call(self._restart)
+
+    def prepare(self, roi: tuple[dict[str, Any], Any] | None, corrections: Corrected) -> None:
+        """Region (what the state says of it, mask) and corrections of the source that is opened next; they go where they do not fit."""
+        with self.lock:
+            self._roi, self._corrections = roi, corrections
 
     @property
     def roi(self) -> dict[str, Any] | None:
@@ -299,7 +307,7 @@ class Session:
         return None if self._roi is None else self._roi[0]
 
     @property
-    def corrections(self) -> tuple[dict[str, Any], Corrections | None]:
+    def corrections(self) -> Corrected:
         """What the state says of the corrections, and the corrections."""
         return self._corrections
 

@@ -350,13 +350,15 @@ def test_frames_are_shown_as_they_are_processed(tmp_path: Path) -> None:
         await page.cmd("corrections", dark="dark.npy", excluded=[hot])
         corrections = ls.Corrections(dark=np.full((24, 24), 2.0), excluded=np.arange(576).reshape(24, 24) == 3 * 24 + 4)
         await page.until(lambda: np.allclose(page.arrays["frame"], corrections.apply(FRAMES[1, 2])))
-        assert page.state["corrections"] == {"dark": str(s.folder / "dark.npy"), "gain": None, "excluded": 1, "on": True}
+        assert page.state["corrections"] == {
+            "dark": str(s.folder / "dark.npy"), "gain": None, "excluded": 1, "shapes": [hot], "on": True,
+        }  # fmt: skip
         expected = ls.run(FRAMES, ls.udfs.VirtualDetector(outer=8), corrections=corrections)["intensity"]
         await page.until(lambda: np.allclose(page.arrays["a/adf/intensity"], expected))
         await page.cmd("corrections", on=False)
         await page.until(lambda: np.array_equal(page.arrays["frame"], FRAMES[1, 2]))
         await page.until(lambda: np.array_equal(page.arrays["a/adf/intensity"], adf(outer=8)))
         await page.cmd("corrections", dark=None, excluded=None)
-        assert page.state["corrections"] == {"dark": None, "gain": None, "excluded": 0, "on": True}
+        assert page.state["corrections"] == {"dark": None, "gain": None, "excluded": 0, "shapes": [], "on": True}
 
     run(test, tmp_path)

@@ -11,6 +11,7 @@ import pytest
 
 import libstream as ls
 from libstream.errors import UsageError
+from libstream.jobs.corrected import corrected
 from libstream.jobs.keep import Keep
 from libstream.jobs.session import Session
 from tests.web.sessions import FRAMES, array, settled, wait
@@ -76,6 +77,71 @@ def test_setups_and_the_last_state_come_back(session: Session, scan: str, tmp_pa
             again.records.load_setup("none")
         again.records.remove_setup("mine and yours")
         assert again.view()["setups"] == []
+    finally:
+        assert again.close()
+
+
+def test_region_and_corrections_come_back(session: Session, scan: str, tmp_path: Path) -> None:
+    region = {"kind": "rectangle", "y0": 1, "x0": 0, "y1": 5, "x1": 9}
+    hot = {"kind": "rectangle", "y0": 3, "x0": 4, "y1": 4, "x1": 5}
+    np.save(tmp_path / "mask.npy", np.eye(16, dtype=np.uint8))
+    np.save(tmp_path / "dark.npy", np.full((16, 16), 2.0))
+    given = {"dark": str(tmp_path / "dark.npy"), "excluded": [hot, {"kind": "file", "path": str(tmp_path / "mask.npy")}]}
+
+    def correct(s: Session, what: dict[str, Any]) -> None:
+        shown, made = corrected(s.corrections, what, (16, 16), s.records.resolve)
+        s.set_corrections(made, shown)
+
+    session.open(scan)
+    session.analyses.add("VirtualDetector", {"outer": 6}, id="bf")
+    session.set_roi(region)
+    correct(session, given)
+    settled(session, "bf")
+    first = array(session, "a/bf/intensity")
+    excluded = np.eye(16, dtype=bool)
+    excluded[3, 4] = True
+    corrections = ls.Corrections(dark=np.full((16, 16), 2.0), excluded=excluded)
+    roi = np.zeros(FRAMES.shape[:2], bool)
+    roi[1:5] = True
+    assert np.array_equal(
+        first, ls.run(FRAMES, ls.udfs.VirtualDetector(outer=6), roi=roi, corrections=corrections)["intensity"], equal_nan=True
+    )
+    session.records.save_setup("with dark")
+    # a past run, on another day
+    correct(session, {"dark": None, "excluded": None})
+    session.set_roi(None)
+    settled(session, "bf")
+    assert not np.array_equal(array(session, "a/bf/intensity"), first, equal_nan=True)
+    session.records.load_setup("with dark")
+    settled(session, "bf")
+    assert np.array_equal(array(session, "a/bf/intensity"), first, equal_nan=True)
+    session.worker.call(session.records.note)
+    session.close()
+    again = Session(keep=Keep(tmp_path / "state"), out=tmp_path / "out")
+    try:
+        again.open(*again.records.last())
+        settled(again, "bf")
+        assert again.view()["roi"]["n"] == roi.sum()
+        assert again.view()["corrections"]["shapes"] == given["excluded"]
+        assert np.array_equal(array(again, "a/bf/intensity"), first, equal_nan=True)
+        correct(again, {"dark": None, "excluded": None})
+        again.set_roi(None)
+        settled(again, "bf")
+        again.close_source()
+        past = again.view()["history"]
+        assert past[0]["results"], "results of what was closed can still be looked at"
+        again.open(scan)
+        assert again.view()["history"][0]["results"] == past[0]["results"]
+        again.records.reopen(past[-1]["id"])
+        settled(again, "bf")
+        assert np.array_equal(array(again, "a/bf/intensity"), first, equal_nan=True)
+        # a file that is gone is told, and nothing is corrected by half
+        again.analyses.remove("bf")
+        (tmp_path / "dark.npy").unlink()
+        correct(again, {"dark": None, "excluded": None})
+        again.records.load_setup("with dark")
+        assert again.view()["corrections"]["dark"] is None
+        assert "dark.npy" in again.view()["log"][-1]["text"]
     finally:
         assert again.close()
 

@@ -10,10 +10,9 @@ export class CorrectionsPanel {
     this.places = new Set();
   }
 
-  // Shapes that were drawn, kept with the layout: the server holds the mask that they make.
+  // What the pixels that are left out were made of: drawn shapes, files, a mask that a script gave.
   get shapes() {
-    const count = this.app.store.state?.corrections.excluded;
-    return count ? this.app.layout.get("excluded", []) : [];
+    return this.own ?? this.app.store.state?.corrections.shapes ?? [];
   }
 
   attach(tile) {
@@ -36,8 +35,16 @@ export class CorrectionsPanel {
   }
 
   async exclude(shapes) {
-    this.app.layout.put("excluded", shapes);
-    await this.app.do("corrections", { excluded: shapes.length ? shapes : null, on: true });
+    this.own = shapes; // shown, and added to, until the server has it
+    this.update();
+    if ((await this.app.do("corrections", { excluded: shapes.length ? shapes : null, on: true })) !== undefined) return;
+    this.own = null;
+    this.update();
+  }
+
+  async maskFile() {
+    const path = await this.app.pickFile("Mask: pixels that are not 0 are left out");
+    if (path) await this.exclude([...this.shapes, { kind: "file", path }]);
   }
 
   async file(kind) {
@@ -48,6 +55,7 @@ export class CorrectionsPanel {
   update() {
     const c = this.app.store.state?.corrections;
     const source = this.app.store.source;
+    if (this.own && JSON.stringify(this.own) === JSON.stringify(c?.shapes)) this.own = null;
     const key = JSON.stringify([c, source?.id, source?.sig, this.app.store.mayChange, this.shapes]);
     if (key === this.key) return;
     this.key = key;
@@ -59,6 +67,7 @@ export class CorrectionsPanel {
     const used = [c.dark && "dark", c.gain && "gain", c.excluded && `${c.excluded} px left out`].filter(Boolean);
     const reference = (kind, title) =>
       el("div", { class: "row" }, el("span", { class: "grow", text: `${title}: ${c[kind] ? String(c[kind]).split("/").pop() : "none"}`, title: c[kind] ?? "" }), button("Choose…", () => this.file(kind)), c[kind] && button(`No ${kind} reference`, () => this.app.do("corrections", { [kind]: null, on: c.on }), { symbol: "close", bare: true }));
+    const files = this.shapes.filter((s) => s.kind === "file").map((s) => s.path.split("/").pop());
     const draw = (kind) => button(`Leave out: ${REGION_TITLES[kind]}`, () => [...this.places][0] && this.start([...this.places][0].tile, kind), { symbol: kind === "pixel" ? "dotted" : kind, bare: true });
     const body = el(
       "fieldset",
@@ -70,9 +79,10 @@ export class CorrectionsPanel {
         ? el(
             "div",
             { class: "row" },
-            el("span", { class: "grow", text: `Left out: ${c.excluded || 0} px`, title: "beam stop, hot pixels: excluded in all analyses" }),
+            el("span", { class: "grow", text: `Left out: ${c.excluded || 0} px${files.length ? `, ${files.join(", ")}` : ""}`, title: "beam stop, hot pixels: excluded in all analyses" }),
             ["rectangle", "ellipse", "polygon", "pixel"].map(draw),
-            this.shapes.length ? button("Take the last one back", () => this.exclude(this.shapes.slice(0, -1)), { symbol: "undo", bare: true }) : null,
+            button("Leave out: mask from a file", () => this.maskFile(), { symbol: "folder", bare: true }),
+            this.shapes.length && !this.shapes.some((s) => s.kind === "mask") ? button("Take the last one back", () => this.exclude(this.shapes.slice(0, -1)), { symbol: "undo", bare: true }) : null,
             c.excluded ? button("Leave nothing out", () => this.exclude([]), { symbol: "trash", bare: true }) : null,
           )
         : null,
@@ -84,7 +94,7 @@ export class CorrectionsPanel {
     const { view } = tile;
     if (!view.full || !view.width) return;
     const map = viewMap(view);
-    const d = this.shapes.map((s) => regionPath(s, map)).join("");
+    const d = this.shapes.filter((s) => !["file", "mask"].includes(s.kind)).map((s) => regionPath(s, map)).join("");
     path.forEach((n) => n.setAttribute("d", d));
   }
 }

@@ -108,7 +108,7 @@ export class TopBar {
 
   async setup() {
     const name = await ask("Save a setup", this.app.store.source?.name ?? "", { label: "Name of the setup", accept: "Save" });
-    if (name && (await this.app.do("setup_save", { name })) !== undefined) this.app.say(`Setup "${name}" is kept: analyses, region and arrangement.`);
+    if (name && (await this.app.do("setup_save", { name })) !== undefined) this.app.say(`Setup "${name}" is kept: analyses, region, corrections and arrangement.`);
   }
 
   actions() {
