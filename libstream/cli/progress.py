@@ -13,6 +13,9 @@ from libstream.cli.command import duration, size, tell
 
 LINE_EVERY_S = 5.0
 """Seconds between plain lines: often enough to see life in a log, seldom enough not to fill it."""
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {n:,} of {total:,} frames{postfix}, {remaining} left"
+_READY = "{desc}: getting ready"
+"""Before it is known how many frames there are: tqdm has no number then that could be formatted."""
 
 
 class Progress:
@@ -38,8 +41,8 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=self.total or None, desc=self.label, unit=" frames", file=self._stream, leave=False, dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {n:,} of {total:,} frames, {postfix} {remaining} left",
+                total=self.total, desc=self.label, unit=" frames", file=self._stream, leave=False, dynamic_ncols=True,
+                bar_format=_BAR if self.total else _READY,
             )  # fmt: skip
         return self
 
@@ -58,7 +61,7 @@ class Progress:
         with self._lock:
             self.total += frames
             if self._bar is not None:
-                self._bar.total = self.total
+                self._bar.total, self._bar.bar_format = self.total, _BAR
 
     def update(self, frames: int, frame_bytes: float | None = None) -> None:
         """`frames` more are done, each of `frame_bytes`."""
@@ -69,7 +72,7 @@ class Progress:
             if self._first is None:
                 self._first = (now, self.done)
             if self._bar is not None:
-                self._bar.set_postfix_str(f"{self._rates()},", refresh=False)
+                self._bar.set_postfix_str(self._rates(), refresh=False)
                 self._bar.update(frames)
             elif not self._quiet and now - self._last_line >= LINE_EVERY_S:
                 self._last_line = now

@@ -69,4 +69,14 @@ def test_bar_on_a_terminal() -> None:
     text = stream.getvalue()
     assert "scan.mib" in text
     assert "a note\n" in text
-    assert "of 1,000 frames" in text
+    assert "of 1,000 frames, " in text
+    assert ", ," not in text
+
+
+def test_bar_before_the_number_of_frames_is_known() -> None:
+    stream = Terminal()
+    with Progress("scan.mib", stream=stream) as progress:
+        assert "scan.mib: getting ready" in stream.getvalue()
+        progress.expect(1000)
+        progress.update(999)
+    assert "of 1,000 frames, " in stream.getvalue()
