@@ -79,4 +79,5 @@ def test_bar_before_the_number_of_frames_is_known() -> None:
         assert "scan.mib: getting ready" in stream.getvalue()
         progress.expect(1000)
         progress.update(999)
+        progress.message("a note")  # after which it is drawn again
     assert "of 1,000 frames, " in stream.getvalue()
