@@ -19,7 +19,7 @@ LOOK_S = 0.25
 HEARTBEAT_S = 0.05
 END_S = 5.0
 """Time that consumers have to end."""
-WORK_S = 10.0
+WORK_S = 1.0
 """Longest wait for the work of a run whose frames have arrived already."""
 _numbers = itertools.count()
 _log = logging.getLogger("libstream")
@@ -150,9 +150,9 @@ def run_dealt(client: Any, work: Work, dealt: Dealt, cancel: CancelFlag, path_ma
     try:
         dealt.begin()
         while True:
+            found = dealt.results(HEARTBEAT_S)
             if cancel:
                 raise CancelledError("cancelled")
-            found = dealt.results(HEARTBEAT_S)
             if found is None:
                 break
             yield from found or (None,)

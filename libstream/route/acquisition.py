@@ -225,6 +225,8 @@ class RoutedPass:
             a = self._acquisition
             told = dict(account.get("acquisition", {"run": a.run, "messages_not_understood": 0}))
             told.update({"state": a.state, "reason": a.reason, "notes": list(a.notes)})
+            if self._lost:
+                told.update({"state": "incomplete", "reason": self._lost})
             return {"ledger": {**mine, **known}, "acquisition": told}
 
     # -- what router and consumers say (in the thread of the link, `changed` held) ---------------------------------------

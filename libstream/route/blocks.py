@@ -21,6 +21,8 @@ GAP = 4096
 """Bytes between two parts of frames (headers of other messages) that are sent along, so that both go as one part of the message."""
 EXTENT = 24 << 20
 """Bytes of one part of a message: glibc gives larger ones back to the system each time."""
+BLOCK_BYTES = 16 << 20
+"""Decoded bytes of a block: enough work for a message, little enough that many consumers have something to do."""
 EXTENTS_MAX = 1024
 """Where frames lie in more places than this, they are copied together."""
 
@@ -136,6 +138,6 @@ class BlockReader(RingReader):
         self._memory = np.zeros(0, np.uint8)
 
 
-def block_frames(frame_bytes: int, most: int, target: int = 16 << 20) -> int:
+def block_frames(frame_bytes: int, most: int, target: int = BLOCK_BYTES) -> int:
     """Frames of a block: about `target` decoded bytes, at most `most` frames (what the plan allows), at least one."""
     return max(1, min(most, math.ceil(target / max(1, frame_bytes))))

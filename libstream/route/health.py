@@ -39,20 +39,20 @@ _WHOLE = {
 
 def of_hub(hub: Hub, now: float) -> dict[str, Any]:
     """The dictionary of a router. Called by its thread."""
-    running = [r.work for c in hub.clients.values() for r in c.passes.values()]
-    newest = next(reversed(hub.runs.values()), None)
+    serving = hub.serving
+    newest = next(reversed(serving.runs.values()), None)
     problems = [*(p for s in hub.sources for p in s.problems), *hub.problems]
     return {
         "v": VERSION,
         "state": hub.sources[0].state,
         "address": hub.address,
-        "clients": len(hub.clients),
+        "clients": len(serving.clients),
         "run": None if newest is None else str(newest.run),
         "announced": 0 if newest is None else newest.meta.shape.n_positions,
         "arrived": 0 if newest is None else newest.n_arrived,
-        "blocks_given": hub.n_given + sum(w.n_given for w in running),
-        "blocks_kept": sum(len(w.kept) for w in running),
-        "blocks_again": hub.n_again + sum(w.n_again for w in running),
+        "blocks_given": serving.n_given,
+        "blocks_kept": sum(len(p.kept) for p in serving.passes),
+        "blocks_again": serving.n_again,
         "consumers": len(hub.sessions),
         "consumers_lost": hub.n_lost,
         "problems": [p[:2000] for p in problems[-50:]],

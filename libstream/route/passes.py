@@ -29,7 +29,7 @@ class Block:
 
     size: bytes of the frames as they came. weight: frames of the account that it stands for. owner: the session that has it, "" for none
     and CLIENT for those that hold no frames and go to the client itself, or have reached it. since: when it was given.
-    gone: frames of it that are given up.
+    tries: consumers that were lost while they worked on it. gone: frames of it that are given up. again: it was given before.
     """
 
     partition: Partition
@@ -39,6 +39,7 @@ class Block:
     tries: int = 0
     since: float = 0.0
     gone: int = 0
+    again: bool = False
 
     @property
     def number(self) -> int:
@@ -96,7 +97,7 @@ class Pass:
         """`owner` has it now."""
         self._again.remove(block)
         self.n_given += 1
-        self.n_again += block.tries > 0
+        self.n_again += block.again
         block.owner, block.since = owner, now
 
     def merged(self, numbers: Iterable[int]) -> None:
@@ -110,16 +111,18 @@ class Pass:
             self.weight += block.weight
             self.given_up += block.gone
 
-    def lost(self, owner: str, arrived: Iterable[int]) -> list[Block]:
+    def lost(self, owner: str, arrived: Iterable[int], blamed: Iterable[int]) -> list[Block]:
         """`owner` is lost, and the client takes nothing of it any more: its blocks are to be given again, but for those that have
-        `arrived` at the client, which will merge them. Those that were tried too often are given up and returned: `as_lost` says what
-        the client has to be told."""
+        `arrived` at the client, which will merge them. blamed: those that it was working on. Blocks that were blamed too often are given
+        up and returned: `as_lost` says what the client has to be told."""
+        blamed = set(blamed)
         for number in arrived:
             if (block := self.kept.get(number)) is not None and block.owner == owner:
                 block.owner = CLIENT
         out = []
         for block in [b for b in self.kept.values() if b.owner == owner]:
-            block.owner, block.tries = "", block.tries + 1
+            block.owner, block.again = "", True
+            block.tries += block.number in blamed
             if block.tries < TRIES:
                 self._again.append(block)
                 continue

@@ -96,6 +96,10 @@ class Session:
         for number in numbers:
             self.n_bytes -= self.held.pop((token, number), 0)
 
+    def working_on(self, token: str) -> list[int]:
+        """Numbers of the blocks of this pass that it was probably working on: it takes them in order, one for each of its threads."""
+        return [n for t, n in list(self.held)[: max(1, self.most // 2 - 1)] if t == token]
+
     def forget(self, token: str) -> None:
         """A pass is over."""
         self.freed(token, [n for t, n in self.held if t == token])
