@@ -18,7 +18,8 @@ from libstream.jobs.analyses import frames_id
 from libstream.jobs.analysis import DONE, FAILED, INCOMPLETE, RUNNING, Analysis, error_json, parsed
 from libstream.jobs.catalog import Entry
 from libstream.jobs.lane import HOLD_S
-from libstream.jobs.outputs import OutputInfo, axis_json, describe, outputs_of
+from libstream.jobs.outputs import OutputInfo, describe, outputs_of
+from libstream.jobs.past import analysis_of_result, source_of_result
 from libstream.jobs.runner import now_ms
 from libstream.jobs.store import Store
 from libstream.live.watch import WatchedAcquisition
@@ -72,8 +73,8 @@ class Watched:
             self._shown_generation = self._sent_generation = -1
             self.job = self._result = None
             if isinstance(what, Result):
-                self._analyses = {k: _of_result(k, _udf_name(what, k), i) for i, k in enumerate(what.udfs)}
-                self._source_json = _source_of(what, self.number)
+                self._analyses = {k: analysis_of_result(what, k, i) for i, k in enumerate(what.udfs)}
+                self._source_json = source_of_result(what, self.number)
                 self._take(what)
             else:
                 self.job = what
@@ -329,19 +330,25 @@ class Watched:
         """Follow the run's state; True where something changed."""
         before = [(a.state, a.error) for a in self._analyses.values()]
         state = job.state
+        error = _error_of(job) if state == "failed" else None
         for a in self._analyses.values():
-            if a.state == FAILED and a.sent == a.gen and state != "failed":
+            if a.sent != a.gen or a.state == FAILED:
                 continue
             if state == "running":
-                a.state = RUNNING if a.sent == a.gen else a.state
-            elif state == "failed" and a.state == RUNNING:
-                try:
-                    job.wait(0)
-                except Exception as exc:  # noqa: BLE001  shown to the user
-                    a.state, a.error = FAILED, error_json(exc)
-            elif state == "cancelled" and a.state == RUNNING:
+                a.state = RUNNING
+            elif error is not None and getattr(error, "udf", "") in ("", a.id):
+                a.state, a.error = FAILED, error_json(error)
+            elif state in ("failed", "cancelled"):
                 a.state = INCOMPLETE
         return before != [(a.state, a.error) for a in self._analyses.values()]
+
+
+def _error_of(job: api.Job) -> BaseException | None:
+    try:
+        job.wait(0)
+    except Exception as exc:  # noqa: BLE001  shown to the user
+        return exc
+    return None
 
 
 def _bare(given: Any) -> UDF:
@@ -357,40 +364,3 @@ def _of_job(job: api.Job) -> dict[str, Analysis]:
     for key, bound in job.udfs.items():
         out[key].outputs = outputs_of(bound)
     return out
-
-
-def _of_result(key: str, name: str, i: int) -> Analysis:
-    """A result has no parameters that could be changed."""
-    return Analysis(key, name, _Fixed(), key, colour=i, sent=1, state=DONE)
-
-
-def _udf_name(result: Result, key: str) -> str:
-    udfs = result.run.get("udfs")
-    record = udfs.get(key) if isinstance(udfs, Mapping) else None
-    return str(record.get("name", key)) if isinstance(record, Mapping) else key
-
-
-class _Fixed(UDF):
-    """Stands for a UDF that is over."""
-
-    def outputs(self) -> dict[str, Any]:
-        """None."""
-        return {}
-
-    def process_frame(self, frame: Any, out: Any) -> None:
-        """Not called."""
-
-
-def _source_of(result: Result, number: int) -> dict[str, Any]:
-    """A result's source as a part of the state: what can be known without its frames."""
-    outputs = next(iter(result.udfs.values()), None)
-    record = result.run.get("source")
-    uri = str(record.get("uri", "")) if isinstance(record, Mapping) else ""
-    nav, sig = (outputs.shape.nav, outputs.shape.sig) if outputs is not None else ((), (1, 1))
-    return {
-        "state": "ready", "kind": "result", "uri": uri, "name": sources.name_of(uri) if uri else "result", "format": None, "id": number,
-        "error": None, "nav": list(nav), "sig": list(sig), "dtype": None, "bytes": None,
-        "axes": [axis_json(a) for a in outputs.axes] if outputs is not None else [], "channels": [],
-        "centre": [(n - 1) / 2 for n in sig], "centre_known": False, "rotation_deg": None, "notes": [], "options": {}, "frames": False,
-        "sampled": 0,
-    }  # fmt: skip
