@@ -30,6 +30,7 @@ class RouteSockets:
         self._zmq = zmq
         self._context: Any = zmq.Context(io_threads=1)
         self._sockets: list[Any] = []
+        self._made_sockets: list[Any] = []  # with those that could not be bound: one left open keeps the context from ending
         self._watched: list[_Watch] = []
         self._binds: list[bool] = []
         self._addresses: list[str] = []
@@ -54,11 +55,13 @@ class RouteSockets:
         zmq = self._zmq
         keys = None if curve is None else Keys.parse(curve, bind=True)
         if keys is not None and keys.clients is not None:
+            from zmq.utils import z85
+
             if self._doorman is not None:
                 raise UsageError("only one socket of a process can have a list of clients")
             door = self._context.socket(zmq.REP)
             door.bind("inproc://zeromq.zap.01")
-            self._doorman = Doorman(door, keys.clients, zmq.utils.z85.encode, zmq.ContextTerminated)
+            self._doorman = Doorman(door, keys.clients, z85.encode, zmq.ContextTerminated)
         socket = self._made(zmq.ROUTER, address, keys, max_bytes)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -89,6 +92,7 @@ class RouteSockets:
     def _made(self, kind: int, address: str, keys: Keys | None, max_bytes: int) -> Any:
         zmq = self._zmq
         socket = self._context.socket(kind)
+        self._made_sockets.append(socket)
         socket.setsockopt(zmq.LINGER, 200)
         socket.setsockopt(zmq.RCVHWM, 0)  # credits say how much is on its way
         socket.setsockopt(zmq.SNDHWM, 0)
@@ -172,9 +176,9 @@ class RouteSockets:
         """Close all. The owning thread calls it, and nobody calls `wake` any more."""
         for watch in self._watched:
             watch.close()
-        for socket in (*self._sockets, self._wake_in, self._wake_out):
+        for socket in (*self._made_sockets, self._wake_in, self._wake_out):
             socket.close()
-        self._sockets, self._watched = [], []
+        self._sockets, self._made_sockets, self._watched = [], [], []
         self._context.term()
         if self._doorman is not None:
             self._doorman.join()
