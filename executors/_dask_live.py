@@ -72,9 +72,13 @@ def work_of(token: str) -> tuple[Work, CancelFlag]:
 
 
 class Kept:
-    """A consumer in every worker of a cluster; see `Consumers`. client: gives the `distributed.Client`, connected."""
+    """A consumer in every worker of a cluster; see `Consumers`.
 
-    def __init__(self, client: Callable[[], Any], consumer: Consumer) -> None:
+    client: gives the `distributed.Client`, connected. expected: workers that were started here; 0 where the cluster has what it has.
+    """
+
+    def __init__(self, client: Callable[[], Any], consumer: Consumer, expected: int = 0) -> None:
+        self._expected = expected
         self.key = f"{os.getpid()}-{time.time_ns()}-{next(_numbers)}"
         self._client, self._consumer = client, consumer
         self._tasks: dict[str, Any] = {}
@@ -114,7 +118,7 @@ class Kept:
 
     def status(self) -> dict[str, Any]:
         """See `Consumers`."""
-        return {"workers": self._n_workers, "started": len(self._tasks), "error": self._error}
+        return {"workers": max(self._n_workers, self._expected), "started": len(self._tasks), "error": self._error}
 
     @property
     def closed(self) -> bool:

@@ -99,7 +99,8 @@ class DaskExecutor:
 
     def keep(self, consumer: Consumer) -> Consumers:
         """See `KeepsConsumers`."""
-        kept = Kept(self._connected, consumer)
+        own = self._address is None and self._given is None
+        kept = Kept(self._connected, consumer, self._workers if own else 0)
         self._kept = [k for k in self._kept if not k.closed] + [kept]
         return kept
 

@@ -28,7 +28,7 @@ from libstream.run.bind import OnChannel
 from libstream.run.job import Job, Progress
 
 __all__ = [
-    "Acquisition", "Comparison", "Job", "LiveSource", "OnChannel", "Progress", "Result", "WarmsUp", "arun", "arun_iter",
+    "Acquisition", "Comparison", "Job", "LiveSource", "OnChannel", "Progress", "Result", "RoutedSource", "WarmsUp", "arun", "arun_iter",
     "check_output", "cluster_of", "compare", "connect", "differences", "executor", "explain", "load_result", "map", "on", "open", "rebuild",
     "record", "register", "replay", "route", "run", "run_iter", "shutdown", "start", "stored_corrections", "stored_roi", "watch",
 ]  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from libstream import api
+from libstream.cli._clusterargs import add_cluster_arguments, cluster_options
+from libstream.cli._executorargs import add_executor_arguments, opened_executor, show_job
 from libstream.cli._liveargs import add_live_arguments, live_options
 from libstream.cli._liveline import LiveLine
 from libstream.cli._one import statistics
@@ -23,6 +24,7 @@ _EXAMPLES = """\
   libstream listen dectris://eiger:9999 --scan 256,256 --udf Sum --udf CenterOfMass -o 'live-{run}.h5'
   libstream listen merlin://merlin-pc:6342 --scan 256,256 --flyback 1 --udf VirtualDetector -p inner=30 --count 1 -o scan.h5
   libstream listen sectors://0.0.0.0:6001-6004?info=6005 --udf Sum --record raw/        also keep every message
+  libstream listen sectors://0.0.0.0:6001-6004?info=6005 --udf Sum --executor dask --workers 8 -o 'live-{run}.h5'   by a router
 
 It waits for acquisitions, one after another, until Ctrl-C (or --count). Whatever goes wrong in one, the next one is taken.
 templates of -o and --plot: {run} the detector's number, {index} or {index:04} counted from 1"""
@@ -40,9 +42,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--count", type=int, metavar="N", help="end after N acquisitions")
     out.add_argument("--json", action="store_true", help="print a line of JSON for each acquisition")
     add_live_arguments(parser)
+    add_cluster_arguments(parser)
     how = parser.add_argument_group("how to run")
-    how.add_argument("--executor", metavar="NAME", default="threads", help="threads (default), inline, processes, ...")
-    how.add_argument("--workers", type=int, metavar="N", help="number of workers (default: one a processor)")
+    add_executor_arguments(how)
     how.add_argument("--arm", action="store_true", help="arm and trigger the detector for each acquisition (needs its control address)")
 
 
@@ -60,7 +62,14 @@ def _run(args: argparse.Namespace) -> int:
         from libstream.cli.plot import check_available
 
         check_available(_path(args.plot, 0, 1))
-    with api.connect(args.url, record=args.record, **live_options(args)) as live, _executor(args) as executor:
+    name = args.executor or "threads"
+    if args.dry_run:
+        return show_job(name, args)
+    with opened_executor(name, args) as executor, api.connect(
+        args.url, record=args.record, executor=executor, cluster=cluster_options(args), **live_options(args)
+    ) as live:  # fmt: skip
+        if isinstance(live, api.RoutedSource):
+            tell(f"{n_of(live.n_consumers, 'consumer')} connected to the router at {live.router}")
         tell(f"connected to {live.address}; waiting for acquisitions" + ("" if args.count else ", Ctrl-C ends"))
         return _listen(live, udfs, executor, args)
 
@@ -172,15 +181,6 @@ def _say(acquisition: api.Acquisition, result: Any, saved: list[str], args: argp
 
 def _path(template: str, run: int | str, index: int) -> Path:
     return fill_template(template, str(run), index, run=run)
-
-
-@contextlib.contextmanager
-def _executor(args: argparse.Namespace) -> Iterator[Any]:
-    if args.workers is None:
-        yield args.executor
-    else:
-        with api.executor(args.executor, workers=args.workers) as own:
-            yield own
 
 
 COMMAND = Command("UDFs over the acquisitions of a detector, as they happen", _configure, _run, _EXAMPLES)

@@ -31,7 +31,7 @@ class Consumers(Protocol):
         """End them. Idempotent."""
 
     def status(self) -> Mapping[str, Any]:
-        """For people: "workers" (how many there are), "started" (how many have a consumer), "error" (why there are none, or "")."""
+        """"workers" (how many there are, or will be), "started" (how many have a consumer), "error" (why there are none, or "")."""
 
 
 @runtime_checkable

@@ -64,7 +64,6 @@ def connect_routed(
 
     received: what `connect` was given about the stream; options: of the detector. Raises UsageError, OSError, LibstreamError.
     """
-    n_workers = executor.traits.n_workers
     if not isinstance(executor, KeepsConsumers):
         name = getattr(executor, "name", type(executor).__name__)
         raise UsageError(f"executor {name!r} has no workers that can take frames from a router; 'dask' has")
@@ -75,7 +74,7 @@ def connect_routed(
         "ring_bytes": how.consumer_bytes,
         "wait_s": how.wait_s,
     }
-    given |= {"consumers": n_workers if how.consumers is None else how.consumers, "describe": describe}
+    given |= {"consumers": how.consumers, "describe": describe}
     given |= {"silent_s": how.timeout_s} if how.timeout_s is not None else {}
     remote = not executor.is_local
     if remote and urlsplit(how.results).hostname in _LOOPBACK:

@@ -34,7 +34,8 @@ class RoutedSource:
     and consumers are.
 
     router: its address ("tcp://host:9880"). results: where consumers connect to this program. owned: what belongs to this source and is
-    closed with it (a router that was started for it). wait_s: longest time without any consumer.
+    closed with it (a router that was started for it). consumers: how many have to be connected at first (default: all workers).
+    wait_s: longest time without any consumer.
 
     Raises OSError where the router does not answer or no consumer connects in time, UsageError, LibstreamError where it refuses.
     """
@@ -48,7 +49,7 @@ class RoutedSource:
         results: str,
         source: int = 0,
         curve: Mapping[str, Any] | None = None,
-        consumers: int = 1,
+        consumers: int | None = None,
         ring_bytes: int = RING_BYTES,
         wait_s: float = CONSUMERS_S,
         silent_s: float = SILENT_S,
@@ -78,7 +79,8 @@ class RoutedSource:
         try:
             self._wait_for_router()
             self._consumers = executor.keep(RouteConsumer(router, self._link.results, self._link.name, theirs, ring_bytes))
-            self.wait_for_consumers(consumers, wait_s)
+            n = int(self._consumers.status()["workers"]) if consumers is None else consumers
+            self.wait_for_consumers(max(1, n), wait_s)
         except BaseException:
             self.close()
             raise
