@@ -4,6 +4,7 @@
 `LIBSTREAM_STATE_DIR`: setups of `libstream serve`, and what it had open last (default: the user's folder for such things).
 `LIBSTREAM_THREADS`: workers of the default executor (default: the processors this process may use).
 `LIBSTREAM_SLURM_CONFIG`: settings of the executor slurm (default: slurm.toml in the user's folder of settings, where it is there).
+`LIBSTREAM_DETECTORS`: detectors that `libstream serve` offers (default: detectors.toml in the same folder).
 `LIBSTREAM_DEBUG`: "1" runs every kernel once with bounds checks at bind.
 """
 
@@ -44,7 +45,18 @@ def slurm_config() -> Path | None:
     """File of settings of the executor slurm, or None where there is none. One that the environment names need not exist."""
     if given := os.environ.get("LIBSTREAM_SLURM_CONFIG"):
         return Path(given)
-    file = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "libstream" / "slurm.toml"
+    return _settings("slurm.toml")
+
+
+def detectors_file() -> Path | None:
+    """File of configured detectors, or None where there is none. One that the environment names need not exist."""
+    if given := os.environ.get("LIBSTREAM_DETECTORS"):
+        return Path(given)
+    return _settings("detectors.toml")
+
+
+def _settings(name: str) -> Path | None:
+    file = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "libstream" / name
     return file if file.is_file() else None
 
 

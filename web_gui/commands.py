@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from libstream.errors import LibstreamError, UsageError
-from libstream.jobs import code, looking, sources
+from libstream.jobs import code, detectors, looking, sources
 from libstream.jobs.corrected import corrected
 from libstream.jobs.session import Session
 from libstream.web_gui.auth import Control
@@ -127,6 +127,19 @@ def _open(c: Context, uri: str, options: dict[str, Any] | None = None) -> Any:
     return {"source": c.session.open(allowed_uri(c.roots, uri), allowed_options(c.roots, options or {}, live=live))}
 
 
+@command(name=TEXT, _optional={"options": OBJECT})
+def _connect(c: Context, name: str, options: dict[str, Any] | None = None) -> Any:
+    found = detectors.by_name(name)
+    return {"source": c.session.open(found.url, {**found.options, **allowed_options(c.roots, options or {}, live=True)})}
+
+
+@command(_optional={"uri": TEXT, "name": TEXT})
+def _announced(c: Context, uri: str | None = None, name: str | None = None) -> Any:
+    if (uri is None) == (name is None):
+        raise UsageError("announced needs uri or name, one of them")
+    return detectors.announced(allowed_uri(c.roots, uri) if uri is not None else detectors.by_name(str(name)).url)
+
+
 @command()
 def _close(c: Context) -> Any:
     c.session.close_source()
@@ -159,7 +172,11 @@ def _udfs(c: Context) -> Any:
 @command(True)
 def _formats(c: Context) -> Any:
     found = [{"name": f["name"], "suffixes": f["suffixes"], "fields": fields_of(f["options"])} for f in sources.formats()]
-    return {"formats": found, "detectors": [{**d, "fields": []} for d in sources.detectors()]}
+    there, wrong = detectors.configured()
+    return {
+        "formats": found, "detectors": [{**d, "fields": []} for d in sources.detectors()],
+        "configured": [d.json() for d in there], "configured_error": wrong or None,
+    }  # fmt: skip
 
 
 # -- analyses ----------------------------------------------------------------------------------------------------------

@@ -176,6 +176,7 @@ class Analyses:
         with self._lock:  # the worker looks at them when all are there: one pass
             for a in self.shown():
                 self.remove(a.id)
+            self._colours = 0
             for one in saved:
                 try:
                     self.add(one["udf"], one.get("params", {}), channel=one.get("channel"), title=one.get("title"), id=one.get("id"))

@@ -48,6 +48,7 @@ class Serve:
     def __init__(self, folder: Path, *args: str) -> None:
         self.folder, self.args, self.port = folder, args, 0
         (folder / "token").write_text(TOKEN)
+        (folder / "detectors.toml").touch()
         self.start()
 
     def start(self) -> None:
@@ -65,7 +66,7 @@ class Serve:
             "-o",
             "out",
         ]
-        env = {**os.environ, "LIBSTREAM_STATE_DIR": str(self.folder / "state")}
+        env = {**os.environ, "LIBSTREAM_STATE_DIR": str(self.folder / "state"), "LIBSTREAM_DETECTORS": str(self.folder / "detectors.toml")}
         self.process = subprocess.Popen(
             [*command, *self.args], cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

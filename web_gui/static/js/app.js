@@ -18,7 +18,7 @@ import { StatusBar } from "./statusbar.js";
 import { Store } from "./store.js";
 import { TopBar } from "./topbar.js";
 
-const WAITS = new Set(["open", "save", "history_open"]);
+const WAITS = new Set(["open", "connect", "save", "history_open"]);
 
 export class App extends EventTarget {
   constructor() {

@@ -128,7 +128,7 @@ class Browser {
   }
 }
 
-// What a source is, and the form of its options. Used for files and detectors.
+// What a file is, and the form of its options.
 export class ProbePanel {
   constructor(app) {
     this.app = app;
