@@ -1,4 +1,4 @@
-"""The chain of `tests.bench.scale_model`, event by event: `python -m tests.bench.scale_sim [--rates FILE] [--nodes 1,4,16,128]`.
+"""The chain of `tests.bench.scale_model`, event by event: `python -m tests.bench.scale_sim [--rates FILE] [--page]`.
 
 Blocks of frames pass through servers with queues: routers with bounded memory and credits, network cards, nodes with cores, a client that
 merges snapshots and thereby frees memory at the routers. Nothing is random; detectors that are faster than the rest are held back, as
@@ -13,15 +13,21 @@ import itertools
 import json
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from tests import links
+from tests.bench.page import put
 from tests.bench.scale_model import HELD, WINDOW, Costs, Rates, Site, limits, nodes_needed, predicted, routers_needed
 
 Then = Callable[[], None]
 QUEUED = 4
 """Blocks that may wait in front of a router before the detector has to."""
+PAGE = links.ROOT / "docs" / "explanation" / "scaling.md"
+BEGIN, END = "<!-- tables: written by `python -m tests.bench.scale_sim --page` -->", "<!-- end of tables -->"
 SMALL = 20e3
 """Bytes of a partial result of UDFs that give images of the scan only: numbers for the frames of some blocks."""
 
@@ -306,39 +312,69 @@ def row(rates: Rates, site: Site, seconds: float) -> str:
     )
 
 
-def main(argv: list[str]) -> int:
-    """Print the tables of docs/explanation/scaling.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rates", type=Path, help="what `python -m tests.bench.scale_rates --json FILE` has written")
-    parser.add_argument("--nodes", default="1,2,4,8,16,32,64,128")
-    parser.add_argument("--seconds", type=float, default=2.0, help="simulated time of each row, after as long a time to settle")
-    args = parser.parse_args(argv)
-    rates = Rates(**json.loads(args.rates.read_text())["rates"]) if args.rates else Rates()
-    nodes, small = [int(n) for n in args.nodes.split(",")], Site(result_bytes=SMALL)
-    print(f"Images only (sums of {SMALL / 1e6:g} MB), one router, 100 Gbit/s, {small.cores} cores a node:\n\n{HEADER}")
+def measured(report: dict[str, Any]) -> str:
+    """What the parts cost and what the chain did on one computer, as Markdown."""
+    names = {
+        "send": "the detector's program sends a message of 166 kB", "ingest": "the router receives it into its memory",
+        "deal_byte": "the router sends a block", "take_byte": "a consumer receives it", "frame": "a consumer assembles a frame and sums it",
+        "fold_byte": "a consumer merges a sum", "snapshot": "a partial result is written and read",
+        "merge_byte": "its sums, received, read and merged",
+    }  # fmt: skip
+    rates = report["rates"]
+    cost = {k: f"{1e9 * v:.2f} ns/byte" if k.endswith("_byte") else f"{1e6 * v:.0f} us" for k, v in rates.items()}
+    lines = ["| part | one core |", "| --- | --- |", *(f"| {text} (`{k}`) | {cost[k]} |" for k, text in names.items())]
+    lines += ["", "| consumers | measured [frames/s] | model [frames/s] | model / measured |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {c['workers']} | {c['measured']:,.0f} | {c['model']:,.0f} ({c['limit']}) | {c['model'] / c['measured']:.2f} |"
+        for c in report["chain"]
+    ]
+    return "\n".join(lines)
+
+
+def tables(rates: Rates, nodes: Sequence[int], seconds: float) -> Iterator[str]:
+    """The tables of docs/explanation/scaling.md, line by line."""
+    small = Site(result_bytes=SMALL)
+    yield f"Images of the scan only, one router, {small.cores} cores a node:\n\n{HEADER}"
     for n in nodes:
-        print(row(rates, replace(small, nodes=n), args.seconds), flush=True)
-    print(f"\nAs many routers as {small.offered:,.0f} frames/s need:\n\n{HEADER}")
+        yield row(rates, replace(small, nodes=n), seconds)
+    yield f"\nAs many routers as {small.offered:,.0f} frames/s need:\n\n{HEADER}"
     for n in nodes:
         here = replace(small, nodes=n)
-        print(row(rates, replace(here, routers=routers_needed(rates, here)), args.seconds), flush=True)
+        yield row(rates, replace(here, routers=routers_needed(rates, here)), seconds)
     enough = replace(small, nodes=nodes_needed(rates, small))
     enough = replace(enough, routers=routers_needed(rates, enough))
-    print(f"\n{enough.nodes} nodes and {enough.routers} routers are the fewest that take {small.offered:,.0f} frames/s.")
+    yield f"\nThe fewest that take {small.offered:,.0f} frames/s: {enough.nodes} nodes and {enough.routers} routers."
     n = max(nodes)
-    print(f"\nSums merged at the client, {n} nodes, {enough.routers} routers:\n")
-    print("| sums [MB] | blocks of a group | model: client [frames/s] | simulation [frames/s] | partial results / block | age [ms] |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    yield f"\nSums of frames beside the images, {n} nodes, {enough.routers} routers, {1e3 * enough.publish_s:.0f} ms between snapshots:\n"
+    yield "| sums [MB] | blocks of a group | model: client [frames/s] | simulation [frames/s] | partial results / block | age [ms] |"
+    yield "| --- | --- | --- | --- | --- | --- |"
     for mb in (0.1, 1.3, 2.7, 10.6):
         for group in (1, 4, 16, 64):
             here = replace(enough, nodes=n, result_bytes=mb * 1e6, group=group)
             most = limits(rates, here)
-            found = Simulation(rates, here).run(args.seconds, warm=2 * args.seconds)
-            print(
+            found = Simulation(rates, here).run(seconds, warm=2 * seconds)
+            yield (
                 f"| {mb:g} | {group} | {min(most['client: merges'], most['client: network']):,.0f} | {found.frames_per_s:,.0f} | "
-                f"{found.partials:.2f} | {1e3 * found.age_s:.0f} |",
-                flush=True,
+                f"{found.partials:.2f} | {1e3 * found.age_s:.0f} |"
             )
+
+
+def main(argv: list[str]) -> int:
+    """Print the tables, or put them on the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--rates", type=Path, help="what `python -m tests.bench.scale_rates --json FILE` has written")
+    parser.add_argument("--nodes", default="1,2,4,8,16,32,64,128")
+    parser.add_argument("--seconds", type=float, default=2.0, help="simulated time of each row, after twice as long to settle")
+    parser.add_argument("--page", action="store_true", help=f"write them to {PAGE.name}")
+    args = parser.parse_args(argv)
+    report = json.loads(args.rates.read_text()) if args.rates else None
+    rates = Rates(**report["rates"]) if report else Rates()
+    lines = [] if report is None else [f"Measured {datetime.now(UTC):%Y-%m-%d} on {report['cores']} cores.\n", measured(report), ""]
+    for line in tables(rates, [int(n) for n in args.nodes.split(",")], args.seconds):
+        print(line, flush=True)
+        lines.append(line)
+    if args.page:
+        put(PAGE, BEGIN, END, "\n".join(lines))
     return 0
 
 
