@@ -17,6 +17,7 @@ from typing import Any
 
 from libstream import registry
 from libstream.errors import LibstreamError, WireError
+from libstream.live.runs import NOT_UNDERSTOOD_SHOWN
 from libstream.live.source import LiveSource
 from libstream.route import wire
 from libstream.route.blocks import BLOCK_BYTES
@@ -67,7 +68,7 @@ class Hub:
         self.sessions: dict[bytes, Session] = {}
         self.former: deque[Session] = deque(maxlen=64)
         self._fenced: OrderedDict[bytes, None] = OrderedDict()  # of sessions that are over, so that they hear of it
-        self.n_lost = 0
+        self.n_lost = self._not_understood = 0
         self.problems: deque[str] = deque(maxlen=PROBLEMS)
         self._rates = [Rate() for _ in self.sources]
         self._health: dict[str, Any] = {}
@@ -152,7 +153,9 @@ class Hub:
                 client.heard = time.monotonic()
                 self.serving.take(client, said)
         except WireError as exc:
-            self.problem(f"a message was not understood: {exc}")
+            self._not_understood += 1
+            if self._not_understood <= NOT_UNDERSTOOD_SHOWN:
+                self.problem(f"a message was not understood: {exc}")
         except LibstreamError as exc:
             self.send(name, wire.write("refused", why=str(exc)))
 

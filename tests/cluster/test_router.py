@@ -266,9 +266,10 @@ def test_a_router_that_is_closed_ends_the_scan_and_the_next_one_works() -> None:
             r.whole(2)
 
 
-def test_fifty_scans_one_after_another() -> None:
+@pytest.mark.parametrize("n", [10, pytest.param(200, marks=pytest.mark.soak)])
+def test_scans_one_after_another(n: int) -> None:
     with routed(following=None) as r:
-        for run in range(1, 51):
+        for run in range(1, n + 1):
             r.whole(run)
         assert r.live.cluster()["consumers_lost"] == 0
 
