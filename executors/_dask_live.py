@@ -9,17 +9,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from libstream.executors import _dask_worker as far
-from libstream.ext import CancelFlag, CancelledError, Consumer, Dealt, LibstreamError, Partial, UsageError, Work, WorkerLostError
+from libstream.ext import CancelFlag, CancelledError, Consumer, Dealt, Partial, UnknownRunError, UsageError, Work, WorkerLostError
 
 LOOK_S = 0.25
 """How often workers without a consumer are looked for."""
 HEARTBEAT_S = 0.05
 END_S = 5.0
 """Time that consumers have to end."""
-WORK_S = 1.0
+TELL_S = 2.0
+"""Longest wait for all workers to know of a run, or of its end."""
+WORK_S = 3.0
 """Longest wait for the work of a run whose frames have arrived already."""
 _numbers = itertools.count()
 _log = logging.getLogger("libstream")
@@ -27,6 +30,7 @@ _log = logging.getLogger("libstream")
 
 # -- on the workers ------------------------------------------------------------------------------------------------------
 
+_ENDING = ("closing", "closing_gracefully", "closed", "failed")
 _stopped: dict[str, threading.Event] = {}
 _lock = threading.Lock()
 
@@ -41,8 +45,8 @@ def serve(key: str, consumer: Consumer, threads: int, wanted: Mapping[str, str])
     far.tune_malloc()
     with contextlib.suppress(ValueError, KeyError):
         distributed.secede()
-    stopped = _event(key)
-    consumer.run(work_of, threads, stopped.is_set)
+    stopped, worker = _event(key), distributed.get_worker()
+    consumer.run(work_of, threads, lambda: stopped.is_set() or worker.status.name in _ENDING)
 
 
 def _event(key: str) -> threading.Event:
@@ -59,13 +63,12 @@ def work_of(token: str) -> tuple[Work, CancelFlag]:
     """See `WorkOf`."""
     until = time.monotonic() + WORK_S
     while True:
-        try:
-            held = far._of(token)
+        held = far._held.get(token)
+        if held is not None:
             return held.work(), held.cancel
-        except LibstreamError:
-            if token in far._held or time.monotonic() > until:
-                raise
-            time.sleep(0.02)
+        if time.monotonic() > until:
+            raise UnknownRunError(f"the Dask worker at {far.where()} was not told of this run")
+        time.sleep(0.02)
 
 
 # -- at the client -------------------------------------------------------------------------------------------------------
@@ -145,9 +148,11 @@ def run_dealt(client: Any, work: Work, dealt: Dealt, cancel: CancelFlag, path_ma
     """`imap` for partitions that are dealt out by a router: the work goes to the workers, partial results come from their consumers."""
     import cloudpickle
 
+    plugin = far.RunPlugin(dealt.token, cloudpickle.dumps(work), b"", dict(path_map), far.versions())
     try:
-        plugin = far.RunPlugin(dealt.token, cloudpickle.dumps(work), b"", dict(path_map), far.versions())
-        client.register_plugin(plugin, name=plugin.name)
+        told = _apart(lambda: client.register_plugin(plugin, name=plugin.name))
+        with contextlib.suppress(TimeoutError):  # a worker that cannot be reached takes no frames either
+            told.result(TELL_S)
     except ImportError as exc:
         raise UsageError(f"libstream cannot be used on the Dask workers ({exc}): install it there, in the same version") from exc
     cut_short = True
@@ -164,7 +169,29 @@ def run_dealt(client: Any, work: Work, dealt: Dealt, cancel: CancelFlag, path_ma
                 raise WorkerLostError("the connection to the Dask scheduler was lost: it was stopped or restarted")
         cut_short = False
     finally:
-        with contextlib.suppress(Exception):  # the scheduler may have gone; the error of the run is on its way
-            if cut_short:
-                client.run(far.stop, dealt.token, on_error="ignore")
-            client.sync(client.scheduler.unregister_worker_plugin, name=plugin.name)
+
+        def forget() -> None:
+            with contextlib.suppress(Exception):  # the scheduler may have gone; the error of the run is on its way
+                if cut_short:
+                    client.run(far.stop, dealt.token, on_error="ignore")
+                told.exception()
+                client.sync(client.scheduler.unregister_worker_plugin, name=plugin.name)
+
+        ended = _apart(forget)
+        if cut_short:
+            with contextlib.suppress(TimeoutError):
+                ended.result(TELL_S)
+
+
+def _apart(call: Callable[[], Any]) -> Future[Any]:
+    """Call it in a thread: Dask waits long for a worker that cannot be reached, and a scan does not."""
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as exc:  # noqa: BLE001  raised where the result is asked for
+            future.set_exception(exc)
+
+    threading.Thread(target=work, name="libstream-dask", daemon=True).start()
+    return future

@@ -9,8 +9,7 @@ from libstream import registry
 from libstream.codecs import bslz4, cbor, lsr, merlin, merlin_header, wire
 from libstream.config import n_workers as _n_workers
 from libstream.config import slurm_config as _slurm_config
-from libstream.config import slurm_config as _slurm_config
-from libstream.contracts.dealt import Consumer, Consumers, Dealt, KeepsConsumers
+from libstream.contracts.dealt import Consumer, Consumers, Dealt, KeepsConsumers, UnknownRunError
 from libstream.contracts.executor import CancelFlag, Executor, Traits, Work
 from libstream.contracts.sink import Sink
 from libstream.contracts.source import FileFormat, FrameReader, FrameSource, Growing, HandsOut, Opener, Partition, Planned, TakesPartitions
@@ -64,7 +63,6 @@ from libstream.model.tile import At, Tile
 from libstream.registry import load
 
 n_workers_default = _n_workers
-slurm_config_default = _slurm_config
 slurm_config_default = _slurm_config
 
 
@@ -164,6 +162,7 @@ __all__ = [
     "Traits",
     "Transport",
     "UDFError",
+    "UnknownRunError",
     "UsageError",
     "WireError",
     "Work",

@@ -11,10 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from libstream.contracts.executor import CancelFlag, Work
+from libstream.errors import LibstreamError
 from libstream.model.partial import Partial
 
+
+class UnknownRunError(LibstreamError):
+    """This worker was not told of a run, or not any more: its consumer ends, others take the frames."""
+
+
 WorkOf = Callable[[str], tuple[Work, CancelFlag]]
-"""The work of the run with this token, set up, and the flag that stops it. Raises LibstreamError where nobody told of it."""
+"""The work of the run with this token, set up, and the flag that stops it. Raises UnknownRunError where nobody told of it."""
 
 
 class Consumer(Protocol):

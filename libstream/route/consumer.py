@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from libstream import registry
-from libstream.contracts.dealt import WorkOf
+from libstream.contracts.dealt import UnknownRunError, WorkOf
 from libstream.contracts.source import Partition
 from libstream.errors import CancelledError, WireError
 from libstream.model.partial import Partial
@@ -290,6 +290,12 @@ class _Serving:
             work, cancel = self.work_of(one.token)
             partial = work.process(partition, cancel)
         except CancelledError:
+            return
+        except UnknownRunError as exc:
+            self.last_error = str(exc)
+            with self.changed:
+                self.leaving = True
+                self.changed.notify_all()
             return
         except Exception as exc:  # noqa: BLE001  of the UDF, or of whatever stands in its way: the client's to say
             one.failed = True

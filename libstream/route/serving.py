@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -25,6 +26,8 @@ _log = logging.getLogger("libstream.route")
 RUNS_KEPT = 8
 """Acquisitions to which a client may come back."""
 RUNS_OF_POSITIONS = 1 << 22
+SHARES = GROUP
+"""Blocks that each consumer gets at least, as long as there are frames: small scans are shared out, too."""
 
 
 class Serving:
@@ -160,7 +163,9 @@ class Serving:
         if len(runs) > RUNS_OF_POSITIONS or (len(runs) and (runs.min() < 0 or runs.max() > run.n or (runs[:, 0] >= runs[:, 1]).any())):
             raise WireError(f"pass: runs of positions are not inside of a scan of {run.n}")
         frame_bytes = sum(m.shape.frame_size * m.dtype.itemsize for m in map(found.channel_meta, run.layout.channels))
-        size = block_frames(frame_bytes, said.number("most", 1), self.hub.block_bytes)
+        consumers = sum(s.client == client.name for s in self.hub.sessions.values())
+        share = math.ceil(int((runs[:, 1] - runs[:, 0]).sum()) / (SHARES * max(1, consumers)))
+        size = block_frames(frame_bytes, min(said.number("most", 1), max(1, share)), self.hub.block_bytes)
         hand_out = HandOut(run, [Partition(0, runs)], frame_bytes, size)
         client.passes[token] = Running(Pass(hand_out), key, wire.layout_out(run.layout), run.ring.data, frame_bytes)
 

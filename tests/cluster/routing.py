@@ -10,8 +10,9 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import libstream as ls
+from libstream.contracts.dealt import UnknownRunError
 from libstream.contracts.executor import CancelFlag, Traits
-from libstream.errors import CancelledError, LibstreamError
+from libstream.errors import CancelledError
 from libstream.route import consumer as consumer_module
 from libstream.route.consumer import RouteConsumer, _Serving
 from libstream.route.hub import Hub
@@ -81,7 +82,7 @@ class ThreadConsumers:
             until = time.monotonic() + 0.3
             while token not in self._works:
                 if time.monotonic() > until:
-                    raise LibstreamError("nobody told of this run")
+                    raise UnknownRunError("nobody told of this run")
                 time.sleep(0.002)
             work, flag = self._works[token]
             if self.before is None:
