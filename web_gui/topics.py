@@ -80,6 +80,11 @@ class View:
     by_rows: bool = False
     fields: tuple[str, ...] = ()
 
+    @property
+    def rough(self) -> bool:
+        """True while a part of it is guessed from positions near by."""
+        return self.held is not None and self.held.is_rough
+
     def rows_since(self, version: int) -> tuple[int, int] | None:
         """Rows that changed since `version`; None = all."""
         return self.held.rows_since(version) if self.held is not None and self.by_rows else None
@@ -210,6 +215,8 @@ class Hub:
                                   "final": view.final}  # fmt: skip
         if keep:
             header["keep"] = True
+        if view.rough:
+            header["rough"] = True
         if view.key.at is not None:
             header["at"] = list(view.key.at)
         if view.key.channel is not None:
@@ -273,17 +280,22 @@ def _view(key: Key, held: Held, shape: tuple[int, ...], make: Callable[[], _Arr]
 
 
 def _plain(key: Key, held: Held) -> View:
-    array, seen = held.array, held.seen
+    array = held.array
     if array.dtype.kind not in "biufc":
         return _view(key, held, (0,), lambda: np.zeros(0, np.float32))
     shape = (*array.shape, 2) if array.dtype.kind == "c" else array.shape
-    return _view(key, held, shape, lambda: wire.displayed(array, seen), rows=True)
+    return _view(key, held, shape, lambda: wire.displayed(*held.drawn()), rows=True)
 
 
 def _plane(key: Key, held: Held, index: int) -> View:
-    info, seen = held.info, held.seen
+    info = held.info
     array = info.plane(held.array, index)
-    if seen is not None and not info.plane_last:
-        seen = info.plane(seen, index)
+
+    def make() -> _Arr:
+        drawn, seen = held.drawn()
+        if seen is not None and not info.plane_last:
+            seen = info.plane(seen, index)
+        return wire.displayed(info.plane(drawn, index), seen)
+
     shape = (*array.shape, 2) if array.dtype.kind == "c" else array.shape
-    return _view(key, held, shape, lambda: wire.displayed(array, seen), rows=info.plane_last)
+    return _view(key, held, shape, make, rows=info.plane_last)

@@ -19,6 +19,7 @@ from libstream.errors import UDFError
 from libstream.jobs.analysis import DONE, FAILED, IDLE, INCOMPLETE, RUNNING, Analysis, error_json
 from libstream.jobs.lane import Lane
 from libstream.jobs.outputs import describe, outputs_of
+from libstream.jobs.sketch import Sketch
 from libstream.jobs.store import Store
 from libstream.model.corrections import Corrections
 from libstream.model.result import Outputs, Result
@@ -91,7 +92,7 @@ class Runner:
         for a, lane, udf, gen in change:
             self._sending(a, gen)
             try:
-                lane.update(a.id, udf.parameters(), gen)
+                lane.update(a.id, udf, gen)
             except Exception as exc:  # noqa: BLE001  a UDF may raise anything while it is bound; its user is told
                 self._failed(a, gen, exc)
         if fresh:
@@ -208,13 +209,16 @@ class Runner:
 
     # -- what comes back, in the lanes' threads ------------------------------------------------------------------------
 
-    def _shown(self, lane: Lane, result: Result, gens: Mapping[str, int]) -> None:
+    def _shown(self, lane: Lane, result: Result, gens: Mapping[str, int], sketch: Sketch | None) -> None:
         failures = result.failures
+        rough = sketch is not None and sketch.result is result
         for id, gen in gens.items():
             if id not in lane.ids or id not in result.udfs:
                 continue
-            infos = self._infos_of(lane, result, id)
-            self._keep(id, result.udfs[id], result, infos, gen)
+            infos = self._infos_of(lane, result, id, rough=rough)
+            if rough and not any(i.kind == "nav" for i in infos):
+                continue
+            self._keep(id, result.udfs[id], result, infos, gen, sketch, rough=rough)
             with self._lock:
                 a = self._analyses.get(id)
                 if a is None:
@@ -228,13 +232,13 @@ class Runner:
                 if id in failures:
                     a.state, a.error = FAILED, {"message": failures[id], "where": "", "traceback": ""}
                 elif a.sent == gen:
-                    a.state = RUNNING if not result.final else DONE if result.coverage.complete else INCOMPLETE
+                    a.state = RUNNING if rough or not result.final else DONE if result.coverage.complete else INCOMPLETE
         self._changed()
         self._poke()  # whoever waits until this was shown
 
-    def _infos_of(self, lane: Lane, result: Result, id: str) -> list[Any]:
-        key = (builtin_id(lane), result.generation, id)
-        found = self._infos.get(key)
+    def _infos_of(self, lane: Lane, result: Result, id: str, *, rough: bool) -> list[Any]:
+        key = (builtin_id(lane), result.generation, id)  # generations of sketches are no count
+        found = None if rough else self._infos.get(key)
         if found is None:
             outs = result.udfs[id]
             made = [describe(n, outs.declared[n], outs.shape, outs.axes) for n in outs.arrays]
@@ -244,19 +248,25 @@ class Runner:
                 found = known if known == made else made
                 if len(self._infos) > 200:
                     self._infos.clear()
-                self._infos[key] = found
+                if not rough:
+                    self._infos[key] = found
         return found
 
-    def _keep(self, id: str, outputs: Outputs, result: Result, infos: list[Any], gen: int) -> None:
-        valid = result.valid
+    def _keep(
+        self, id: str, outputs: Outputs, result: Result, infos: list[Any], gen: int, sketch: Sketch | None, *, rough: bool
+    ) -> None:  # fmt: skip
+        valid, final = result.valid, result.final and not rough
         t_ms = now_ms()
         for info in infos:
             array = outputs.arrays[info.name]
+            if rough and info.kind != "nav":  # a sum over some positions is no picture of that over all
+                continue
             if info.display == "ragged":
-                self._store.put(f"r/{id}/{info.name}", array, valid, gen, result.final, t_ms, info)
+                self._store.put(f"r/{id}/{info.name}", array, valid, gen, final, t_ms, info)
                 continue
             seen = valid if info.kind == "nav" else None
-            self._store.put(f"a/{id}/{info.name}", np.asarray(array), seen, gen, result.final, t_ms, info)
+            guessed = None if sketch is None else sketch.of(id, info.name)
+            self._store.put(f"a/{id}/{info.name}", np.asarray(array), seen, gen, final, t_ms, info, guessed)
 
     def _lane_ended(self, lane: Lane, error: BaseException | None) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ class Held:
 
     array: ndarray or `Ragged`. seen: bool array of the scan's shape, False where the array holds only its fill; None = all seen.
     base: the version since which `log` is complete. log: (version, y0, y1) of each change, oldest first.
+    sketch: (values, where they are to be drawn) for positions that were not seen yet, guessed from their neighbours; never saved.
     """
 
     version: int
@@ -34,6 +35,20 @@ class Held:
     info: OutputInfo
     base: int
     log: tuple[tuple[int, int, int], ...] = ()
+    sketch: tuple[_Arr, _Arr] | None = None
+
+    @property
+    def is_rough(self) -> bool:
+        """True while a part of what is drawn is guessed."""
+        return self.sketch is not None and self.seen is not None and not self.seen.all()
+
+    def drawn(self) -> tuple[Any, _Arr | None]:
+        """The array, and where it is to be drawn, as they are shown: with what is guessed."""
+        if self.sketch is None or self.seen is None or not self.is_rough:
+            return self.array, self.seen
+        values, where = self.sketch
+        seen = self.seen.reshape(self.seen.shape + (1,) * (self.array.ndim - self.seen.ndim))
+        return np.where(seen, self.array, values), self.seen | where
 
     def rows_since(self, version: int) -> tuple[int, int] | None:
         """Rows [y0, y1) of the first axis changed after `version`; None where that is not known, so all of them."""
@@ -60,24 +75,28 @@ class Store:
         with self._lock:
             return list(self._held)
 
-    def put(self, topic: str, array: Any, seen: _Arr | None, gen: int, final: bool, t_ms: int, info: OutputInfo) -> bool:
-        """Replace the newest version; False where nothing changed, or it is older than what is there. The array is kept, not copied."""
+    def put(
+        self, topic: str, array: Any, seen: _Arr | None, gen: int, final: bool, t_ms: int, info: OutputInfo,
+        sketch: tuple[_Arr, _Arr] | None = None,
+    ) -> bool:  # fmt: skip
+        """Replace the newest version; False where nothing changed, or it is older than what is there. Arrays are kept, not copied."""
         old = self._held.get(topic)
         if old is not None and old.gen > gen:
             return False
-        changed = None if old is None or old.gen != gen or old.info != info else changed_rows(old, array, seen)
+        comparable = old is not None and old.gen == gen and old.info == info and old.sketch is sketch
+        changed = changed_rows(old, array, seen) if old is not None and comparable else None
         if old is not None and changed is not None and changed[0] == changed[1] and old.final == final:
             return False
         with self._lock:
             version = next(self._count)
             if old is None or changed is None:
-                held = Held(version, array, seen, gen, final, t_ms, info, version)
+                held = Held(version, array, seen, gen, final, t_ms, info, version, sketch=sketch)
             else:
                 log = (*old.log, (version, *changed))
                 base = old.base
                 while len(log) > LOG_LENGTH:
                     base, log = log[0][0], log[1:]
-                held = Held(version, array, seen, gen, final, t_ms, info, base, log)
+                held = Held(version, array, seen, gen, final, t_ms, info, base, log, sketch)
             self._held[topic] = held
         return True
 

@@ -15,7 +15,7 @@ from libstream.model.partial import CORRUPT, DROPPED, Partial
 
 _Arr = np.ndarray[Any, Any]
 
-FLUSH_S = 0.05
+FLUSH_S = 0.03
 """Frames that have come wait at most this long for more."""
 PAUSE_S = 0.25
 """Silence after which an empty partition is handed out, then twice as long, and so on: an executor that waits in here (inline) comes

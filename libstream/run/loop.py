@@ -25,7 +25,8 @@ def run_loop(
 
     `publish` is called at the first partial result, then at most every `tick_s` seconds, more rarely where publishing
     itself takes long (at most a tenth of the time goes there), and never when nothing changed or `tick_s` is infinite (nobody
-    looks before the end). The final publication is the caller's. Exceptions of the executor are raised; what was merged
+    looks before the end). Its time is CPU time of this thread: waiting for the interpreter, which workers and a server hold, is no
+    work that the run loses. The final publication is the caller's. Exceptions of the executor are raised; what was merged
     stays in the collector.
     """
     in_flight = executor.traits.n_workers
@@ -39,7 +40,7 @@ def run_loop(
             progress(collector)
         now = time.monotonic()
         if now >= due and collector.changed:
+            before = time.thread_time()
             publish()
-            after = time.monotonic()
-            due = after + max(tick_s, 10 * (after - now))
+            due = now + max(tick_s, 10 * (time.thread_time() - before))
             yield

@@ -103,6 +103,7 @@ export class ImageTile extends Tile {
   marks() {
     const header = this.array?.header;
     const list = [];
+    if (header?.rough) list.push(["preview", "A coarse picture first: every few positions in y and x were computed, those between look like the nearest one. They are computed now, and replace it."]);
     if (header && !header.exact) {
       const bin = this.array.bin;
       list.push(["≈", bin > 1 ? `approximate: each point is the mean of ${bin} × ${bin} pixels; zoom in, or wait, for exact values` : "approximate while data come in; exact values follow at rest"]);
@@ -125,7 +126,7 @@ export class ImageTile extends Tile {
     const i = Math.min(h - 1, Math.floor((y * h) / this.array.full[0])) * w + Math.min(w - 1, Math.floor((x * w) / this.array.full[1]));
     const components = this.array.values.length / (h * w);
     const value = components === 1 ? this.array.values[i] : [...this.array.values.slice(i * components, (i + 1) * components)];
-    const exact = this.array.header.exact;
+    const exact = this.array.header.exact && !this.array.header.rough;
     this.tell([y, x], value, exact);
     if (!exact) this.asking = setTimeout(() => this.askExact([y, x]), REST);
   }
