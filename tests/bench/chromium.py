@@ -68,9 +68,10 @@ class Chromium:
         self._socket.write_message(json.dumps({"id": next(self._count), "method": method, "params": params, "sessionId": session}))
 
     async def tab(self, url: str, *, width: int = 1280, height: int = 800, fresh: bool = False) -> Tab:
-        """A tab with `url` in a window of its own, watched by gui_probe.js from its first moment. fresh: with a cache and cookies of its own."""
+        """A tab with `url` in a window of its own, watched by gui_probe.js from the start. fresh: with its own cache and cookies."""
         context = {"browserContextId": (await self.send("Target.createBrowserContext"))["browserContextId"]} if fresh else {}
-        target = (await self.send("Target.createTarget", url="about:blank", newWindow=True, width=width, height=height, **context))["targetId"]
+        window = {"newWindow": True, "width": width, "height": height, **context}
+        target = (await self.send("Target.createTarget", url="about:blank", **window))["targetId"]
         session = (await self.send("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
         tab = Tab(self, target, session)
         await tab.send("Page.enable")
@@ -145,9 +146,8 @@ class Tab:
     def mouse(self, kind: str, x: float, y: float) -> None:
         """Move, press or release the left button; nobody waits for it to be done."""
         down = kind != "mouseReleased"
-        self.browser.post(
-            "Input.dispatchMouseEvent", self.session, type=kind, x=x, y=y, button="left", buttons=int(down), clickCount=1, pointerType="mouse"
-        )
+        more = {"button": "left", "buttons": int(down), "clickCount": 1, "pointerType": "mouse"}
+        self.browser.post("Input.dispatchMouseEvent", self.session, type=kind, x=x, y=y, **more)
 
     async def shot(self, path: Path) -> None:
         """A picture of it."""

@@ -1,4 +1,4 @@
-"""A detector for the page: sends a scan in libstream's own protocol at a steady rate. `python -m tests.bench.gui_feed URL SIDE PER_MESSAGE HZ`
+"""A detector for the page, in libstream's own protocol at a steady rate. `python -m tests.bench.gui_feed URL SIDE PER_MESSAGE HZ`
 
 The scan has SIDE x SIDE positions with frames of 128 x 128 uint16; HZ messages of PER_MESSAGE frames a second, run after run, until
 stdin ends.

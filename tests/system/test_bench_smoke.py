@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests import links
-from tests.bench import live, page
+from tests.bench import gui, live, page
+from tests.bench.chromium import CHROMIUM
 from tests.bench.measure import LIMIT, OURS
 from tests.bench.overheads import TARGETS_S
 from tests.bench.plan import SMOKE, TABLES
@@ -66,6 +67,25 @@ def test_live_rows_are_there(tmp_path: Path) -> None:
     assert sum(line.startswith("| --- |") for line in done.stdout.splitlines()) == 3
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path(CHROMIUM).is_file(), reason="no Chromium: install Debian's package chromium")
+def test_rows_of_the_page_are_there(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "tests.bench.gui", "--smoke", "--json", str(report), "--dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=links.ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(report.read_text(encoding="utf-8"))
+    assert set(found) == {*gui.GATES, "tabs"}
+    assert all(rate > 0 for rate in found["live"]["painted"].values())
+    assert found["drag"]["n"] > 0
+    assert found["drag"]["complete"]
+    assert found["load"]["files"][0] > 10_000
+    assert found["stalled"]["viewers"] == 2
+    assert all(x["rate"] > 0 for n, x in found["crowd"].items() if n != "0")
+    assert sum(line.startswith("| --- |") for line in done.stdout.splitlines()) == 1
+
+
 def test_the_page_has_room_for_the_live_tables(tmp_path: Path) -> None:
     copy = tmp_path / "performance.md"
     copy.write_text(live.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
@@ -74,5 +94,7 @@ def test_the_page_has_room_for_the_live_tables(tmp_path: Path) -> None:
     after = copy.read_text(encoding="utf-8")
     assert f"{live.BEGIN}\n\nx\ny\n\n{live.END}" in after
     assert (after.split(live.BEGIN)[0], after.split(live.END)[1]) == (before.split(live.BEGIN)[0], before.split(live.END)[1])
+    page.put(copy, gui.BEGIN, gui.END, "z")
+    assert f"{gui.BEGIN}\n\nz\n\n{gui.END}" in copy.read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="the marks"):
         page.put(copy, "<!-- nowhere -->", live.END, "x")
