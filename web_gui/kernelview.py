@@ -98,9 +98,9 @@ class KernelView:
         """Stop sending; what is kept stays. The run goes on."""
         if self._closed.is_set():
             return
+        self.watched.close()
         self._closed.set()
         self.poke()
-        self.watched.close()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(5.0)
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -120,6 +120,7 @@ class KernelView:
                 if self._inbox:
                     break
             self._kept_with_the_notebook()
+        self._texts()
         self._keep_now()
         self._post({"type": "bye", "reason": "closed", "to": None})
 

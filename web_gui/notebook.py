@@ -6,6 +6,7 @@ import contextvars
 import functools
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from libstream.errors import NotInstalledError
@@ -45,7 +46,6 @@ def widget_class() -> type:
         def __init__(self, what: Any, height: int) -> None:
             self._view = KernelView(self._post, self._keep, deaf)
             self._lock = threading.Lock()
-            self._context = contextvars.copy_context()  # of the cell: what threads send belongs to it
             deaf()  # listens to the cells from now on
             self._view.watched.show(what)  # raises what is wrong before anything is drawn
             super().__init__(height=height)
@@ -67,13 +67,16 @@ def widget_class() -> type:
             """End the view; the run goes on, and the last picture stays where it was drawn."""
             self._view.close()
 
+        def __repr__(self) -> str:
+            return f"<live view of {self.job!r}>" if self.job is not None else "<live view of a result>"
+
         def _post(self, message: dict[str, Any], parts: list[bytes]) -> None:
             with self._lock:
-                self._context.run(self.send, message, parts)
+                _as_the_cell(self.send, message, parts)
 
         def _keep(self, kept: dict[str, Any], arrays: list[bytes]) -> None:
             with self._lock:
-                self._context.run(self._hold, kept, arrays)
+                _as_the_cell(self._hold, kept, arrays)
 
         def _hold(self, kept: dict[str, Any], arrays: list[bytes]) -> None:
             with self.hold_sync():
@@ -83,15 +86,17 @@ def widget_class() -> type:
 
 
 class _Cells:
-    """Whether the kernel runs a cell now: what views say waits until it is over."""
+    """Whether the kernel runs a cell now: what views say waits until it is over. context: of the newest cell."""
 
     def __init__(self, shell: Any) -> None:
         self.running = True
+        self.context = contextvars.copy_context()
         shell.events.register("pre_run_cell", self._begins)
         shell.events.register("post_run_cell", self._ends)
 
     def _begins(self, *_: Any) -> None:
         self.running = True
+        self.context = contextvars.copy_context()
 
     def _ends(self, *_: Any) -> None:
         self.running = False
@@ -102,6 +107,15 @@ def _cells() -> _Cells | None:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return None if getattr(shell, "kernel", None) is None else _Cells(shell)
+
+
+def _as_the_cell(call: Callable[..., None], *args: Any) -> None:
+    """Call as the newest cell does: programs that execute notebooks hear only what belongs to the cell that they wait for."""
+    cells = _cells()
+    if cells is None:
+        call(*args)
+    else:
+        cells.context.copy().run(call, *args)
 
 
 def deaf() -> bool:

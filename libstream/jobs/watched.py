@@ -95,6 +95,11 @@ class Watched:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(4 * LOOK_S)
+        with self.lock:
+            newest = None if self.job is None else self.job.snapshot()
+            if self.job is not None and newest is not None and newest is not self._result:
+                self._take(newest)  # it came while nobody looked
+                self._states(self.job)
 
     @property
     def running(self) -> bool:
@@ -335,7 +340,9 @@ class Watched:
             if a.sent != a.gen or a.state == FAILED:
                 continue
             if state == "running":
-                a.state = RUNNING
+                # the last result comes a moment before the run is over
+                if not (a.shown == a.gen and a.state in (DONE, INCOMPLETE)):
+                    a.state = RUNNING
             elif error is not None and getattr(error, "udf", "") in ("", a.id):
                 a.state, a.error = FAILED, error_json(error)
             elif state in ("failed", "cancelled"):

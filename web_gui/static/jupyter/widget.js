@@ -136,7 +136,7 @@ class NotebookApp extends EventTarget {
     if (key === this.headKey) return;
     this.headKey = key;
     const shape = [source.nav, source.sig].map((n) => n.join(" × ")).filter(Boolean).join(" positions, frames of ");
-    this.head.replaceChildren(el("span", { class: "dim source-name", text: `${source.name} · ${shape}${source.dtype ? ` · ${source.dtype}` : ""}`, title: source.uri }));
+    this.head.replaceChildren(el("span", { class: "dim source-name", text: `${source.name === "memory:" ? "array" : source.name} · ${shape}${source.dtype ? ` · ${source.dtype}` : ""}`, title: source.uri }));
     for (const id of state.order) {
       const a = state.analyses[id];
       const outputs = a.outputs.filter(isShown);
