@@ -70,6 +70,8 @@ class Run:
         self.group = 1
         self.nodes = Tree()  # finished, on the workers
         self.coming: tuple[Any, list[Node]] | None = None  # being fetched
+        self.workers: set[str] = set()
+        self.doubt = False  # whether what is being fetched may be asked of a worker that is no more
         self.combine_bytes = settings.combine_bytes
         self.merges = False
         self.due = 0.0
@@ -103,6 +105,7 @@ class Run:
             self._wait()
             for future in self.done.next_batch(block=False) if self.done.has_ready() else ():
                 self._finished(future)
+            self._fetch_otherwise()
             partials = self._fetched()
             yield from partials or (None,)
             self._fetch()
@@ -179,8 +182,18 @@ class Run:
         """Begin to fetch what is ready: at once what is small, and whatever there is when nothing else goes on."""
         if self.coming is not None or not self.nodes or (self.merges and self.flying and time.monotonic() < self.due):
             return
-        nodes = self.nodes.take_all()
-        self.coming = (self._begin(self.client.gather([n.future for n in nodes], direct=self.direct, asynchronous=True)), nodes)
+        self._gather(self.nodes.take_all(), self.direct)
+
+    def _gather(self, nodes: list[Node], direct: bool | None) -> None:
+        self.doubt = False
+        self.coming = (self._begin(self.client.gather([n.future for n in nodes], direct=direct, asynchronous=True)), nodes)
+
+    def _fetch_otherwise(self) -> None:
+        """By the scheduler, which knows who is left: a client goes on for half a minute to connect to a worker that has died."""
+        if self.coming is not None and self.direct and (self.doubt or any(n.future.status == "lost" for n in self.coming[1])):
+            task, nodes = self.coming
+            if task.cancel():
+                self._gather(nodes, False)
 
     def _begin(self, coroutine: Any) -> Any:
         """Start it on the client's event loop; the run's own loop wakes up when it is done."""
@@ -287,6 +300,8 @@ class Run:
 
     def _count(self, threads: dict[str, int]) -> None:
         self.threads, self.alone = max(1, sum(threads.values())), not threads
+        self.doubt |= bool(self.workers - set(threads))
+        self.workers = set(threads)
         self.heal(len(threads))
         if threads:
             self.served = time.monotonic()

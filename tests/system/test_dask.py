@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -208,6 +209,26 @@ def test_a_worker_that_dies_while_it_is_told_of_a_run(cluster: DaskExecutor, cli
     result = ls.run(np.ones((4, 4, 4, 4), "u2"), ls.udfs.Sum(), executor=cluster)
     assert result["sum"]["sum"].max() == 16
     assert len(told) == 2
+
+
+@pytest.mark.leaves("threads", "of the worker that is started anew")
+@pytest.mark.leaves("children", "the worker that is started anew")
+def test_a_fetch_from_a_worker_that_dies_is_begun_anew(cluster: DaskExecutor, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's client goes on for half a minute to connect to it."""
+    wait_for_both(cluster)
+    gather, victim, hung = client.gather, pids(client)[0], []
+
+    def hangs(futures: Any, *, direct: bool | None, **more: Any) -> Any:
+        if not direct or hung:
+            return gather(futures, direct=direct, **more)
+        os.kill(victim, signal.SIGKILL)
+        hung.append(len(futures))
+        return asyncio.sleep(2 * LIMIT_S)
+
+    monkeypatch.setattr(client, "gather", hangs)
+    result = ls.start(np.ones((8, 8, 4, 4), "u2"), {"slow": Slow(seconds=0.01)}, executor=cluster).wait(LIMIT_S / 2)
+    assert hung
+    assert result["slow"]["n"] == 64
 
 
 def test_a_client_with_an_adaptive_cluster() -> None:
