@@ -32,8 +32,8 @@ class SlurmConfig:
     """Python processes on a node (default: one for each core). Compiled UDFs are as fast with fewer, and take less memory."""
     memory: str = ""
     """Memory of a node to ask for, "64 GB" (default: the partition's)."""
-    walltime: str = ""
-    """Longest time of a job, "01:30:00" (default: 30 minutes)."""
+    walltime: str = "00:30:00"
+    """Longest time of a job, "01:30:00"."""
     partition: str = ""
     account: str = ""
     directives: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class SlurmConfig:
             raise UsageError(f"processes must be <= cores ({self.cores}), got {self.processes}")
         for name, form, example in (("walltime", _WALLTIME, "01:30:00"), ("memory", _MEMORY, "64 GB")):
             value = getattr(self, name)
-            if value and not form.fullmatch(value):
+            if (value or name == "walltime") and not form.fullmatch(value):
                 raise UsageError(f"{name} = {value!r} is not understood; write for example {example!r}")
 
     @property

@@ -126,7 +126,7 @@ def job_arguments(config: SlurmConfig, name: str) -> dict[str, Any]:
     return {
         "queue": config.partition or None,
         "account": config.account or None,
-        "walltime": config.walltime or None,
+        "walltime": config.walltime,
         "cores": config.cores,
         "processes": config.n_processes,
         "memory": config.memory or "1 GB",  # a number is asked for; the line is left out below

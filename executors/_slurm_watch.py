@@ -101,6 +101,11 @@ class Watch:
             self.jobs.append(job)
             self._changed.notify_all()
 
+    @property
+    def n_nodes(self) -> int:
+        """Jobs in Slurm."""
+        return sum(job.refused is None for job in self.jobs)
+
     # -- looking ---------------------------------------------------------------------------------------------------
 
     @property
@@ -197,7 +202,7 @@ class Watch:
         where = f" on {job.seen.node}" if job.seen.node else ""
         what = f"job {job.job_id}{where}"
         if job.seen.state == "TIMEOUT":
-            return f"{what} reached its time limit (walltime = {self.config.walltime or '00:30:00'!r}: set a longer one)", True
+            return f"{what} reached its time limit (walltime = {self.config.walltime!r}: set a longer one)", True
         how = "was killed for want of memory (set memory=)" if job.seen.state == "OUT_OF_MEMORY" else f"was lost ({job.seen.state})"
         early = "" if job.met else " before its workers were connected"
         if not self._met and self._early >= EARLY:

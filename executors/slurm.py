@@ -227,6 +227,8 @@ class SlurmExecutor(DaskExecutor):
             if watch is not None:
                 self._cancel(watch)  # one that was just being submitted
                 watch.join()
+                if watch.n_nodes:
+                    self._say(f"Slurm: gave back {watch.n_nodes} node{'s' * (watch.n_nodes > 1)}", False)
             self._forget_keys()
 
     def _cancel(self, watch: Watch) -> None:

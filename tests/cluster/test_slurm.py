@@ -5,6 +5,7 @@ Needs Debian's Slurm (see `private_slurm`); where it is not installed these test
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -166,15 +167,20 @@ class Slow(ls.UDF):
 """
 
 
-def started(cluster: Cluster, *words: str, settings: str = "") -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def started(cluster: Cluster, *words: str, settings: str = "") -> Iterator[subprocess.Popen[str]]:
     folder = cluster.folder
     (folder / "slow.py").write_text(SLOW)
     (folder / "c.toml").write_text(f"cores = 1\nmemory = '500 MB'\ninterface = 'lo'\npoll_s = 0.3\n{settings}\n")
     np.save(folder / "scan.npy", np.zeros((20, 100, 4, 4), np.uint8))
     line = [sys.executable, "-m", "libstream", "run", "scan.npy", "--udf", "slow.py", "-o", "out.h5", "--executor", "slurm"]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*line, "--slurm-config", "c.toml", *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def err_until(process: subprocess.Popen[str], text: str) -> str:
@@ -188,10 +194,10 @@ def err_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def test_ctrl_c_leaves_no_job(cluster: Cluster) -> None:
-    process = started(cluster, "--nodes", "2")
-    said = err_until(process, "frames (")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=LIMIT_S)
+    with started(cluster, "--nodes", "2") as process:
+        said = err_until(process, "frames (")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130, err
     assert "Slurm: waiting for 2 nodes: " in said
     assert "saved to out.h5, marked incomplete" in err
@@ -204,26 +210,26 @@ def test_ctrl_c_leaves_no_job(cluster: Cluster) -> None:
 
 
 def test_ctrl_c_in_the_queue_leaves_no_job(cluster: Cluster) -> None:
-    process = started(cluster, settings='directives = ["--hold"]')
-    err_until(process, "1 pending (JobHeldUser)")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=LIMIT_S)
+    with started(cluster, settings='directives = ["--hold"]') as process:
+        err_until(process, "1 pending (JobHeldUser)")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130, err
     assert "nothing was computed yet, nothing was saved" in err
     cluster.nothing_left()
 
 
 def test_jobs_end_when_the_program_is_killed(cluster: Cluster) -> None:
-    process = started(cluster, settings="death_timeout_s = 2.0")
-    err_until(process, "1 node running")
-    process.kill()
-    process.communicate(timeout=LIMIT_S)
+    with started(cluster, settings="death_timeout_s = 2.0") as process:
+        err_until(process, "1 node running")
+        process.kill()
+        process.communicate(timeout=LIMIT_S)
     wait_until(lambda: cluster.slurm.jobs() == [], "the job ends by itself")
 
 
 def test_a_partition_that_is_not_there(cluster: Cluster) -> None:
-    process = started(cluster, settings="partition = 'nope'")
-    _, err = process.communicate(timeout=LIMIT_S)
+    with started(cluster, settings="partition = 'nope'") as process:
+        _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 2
     assert "libstream: error: sbatch refused the job: invalid partition specified: nope; " in err
-    assert "Asked for were partition = 'nope', cores = 1, memory = '500 MB'; `sinfo -s` lists the partitions; set partition=" in err
+    assert "Asked for were partition = 'nope', cores = 1, memory = '500 MB', walltime = '00:30:00'; `sinfo -s` lists the part" in err

@@ -22,13 +22,14 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Slurm does not exist for Windows"),
     pytest.mark.leaves("files", "of Dask's event loop"),
 ]
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 FRAMES = np.ones((2, 2, 4, 4), "u2")
 SBATCH = """#!/bin/sh
 while ! mkdir "$D/lock" 2>/dev/null; do sleep 0.01; done
-n=$(($(ls "$D/scripts" | wc -l) + 1)); cp "$1" "$D/scripts/$n.sh"
+n=$(($(ls "$D/scripts" | wc -l) + 1))
 if [ -f "$D/refuse" ] && [ "$n" -gt "$(cat "$D/taken")" ]; then rmdir "$D/lock"; cat "$D/refuse" >&2; exit 1; fi
-echo "$n|PENDING||Priority" >> "$D/queue"; rmdir "$D/lock"
+echo "$n|PENDING||Priority" >> "$D/queue"
+cp "$1" "$D/script.$n"; mv "$D/script.$n" "$D/scripts/$n.sh"; rmdir "$D/lock"  # the tests wait for it
 echo "Submitted batch job $n"
 """
 SQUEUE = """#!/bin/sh
@@ -110,7 +111,7 @@ def test_a_refused_job(fake: Fake) -> None:
     with fake.executor(nodes=2, account="nobody", memory="2 GB") as ex:
         says = (
             r"sbatch refused the job: Batch job submission failed: Invalid account .* specified\. "
-            r"Asked for were account = 'nobody', cores = 1, memory = '2 GB'; .*sacctmgr"
+            r"Asked for were account = 'nobody', cores = 1, memory = '2 GB', walltime = '00:30:00'; .*sacctmgr"
         )
         with pytest.raises(UsageError, match=says):
             ls.run(FRAMES, ls.udfs.Sum(), executor=ex)
