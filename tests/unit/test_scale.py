@@ -11,7 +11,7 @@ from tests.bench.scale_sim import Clock, Servers, Simulation
 
 NOTHING = Rates(**dict.fromkeys(Rates.__dataclass_fields__, 1e-12))
 WIDE = Site(
-    offered=1e6, frame_bytes=100_000, messages=4, block_bytes=1_000_000, group=1, routers=1, router_nic=1e13, router_memory=100 * GIB,
+    offered=1e6, frame_bytes=100_000, messages=4, block_bytes=1_000_000, group=1, routers=1, router_nic=1e13, router_memory=2 * GIB,
     nodes=4, cores=2, node_nic=1e13, ring=1e9, result_bytes=1000.0, publish_s=0.01, client_nic=1e13,
 )  # fmt: skip
 """So much of everything that one cost decides."""
@@ -78,7 +78,7 @@ def test_each_part_saturated_alone(part: str) -> None:
 def test_memory_of_the_router() -> None:
     """With room for two blocks, a block can come when one is acknowledged: publishing decides."""
     site = replace(WIDE, router_memory=2e6, nodes=2, publish_s=0.1)
-    found = Simulation(NOTHING, site).run(20.0, warm=2.0)
+    found = Simulation(NOTHING, site).run(10.0, warm=1.0)
     assert found.kept_bytes == 2e6
     most, where = predicted(NOTHING, site)
     assert where == "router: memory"
@@ -91,7 +91,7 @@ def test_one_computer() -> None:
     site = replace(WIDE, all_cores=2, nodes=2)
     most, where = predicted(rates, site)
     assert where == "one computer: cores"
-    found = Simulation(rates, site).run(4.0, warm=1.0)
+    found = Simulation(rates, site).run(1.5, warm=0.5)
     assert found.frames_per_s == pytest.approx(most, rel=0.05)
     assert found.busy["one computer: cores"] == pytest.approx(1.0, abs=0.05)
 
