@@ -257,7 +257,10 @@ class KernelView:
         """Have mean and maximum of some frames computed, where somebody looks at them; of an acquisition that goes on, again and again."""
         now = time.monotonic()
         goes_on = self.watched.running and (self._state.value.get("source") or {}).get("kind") == "live"
-        for channel in {s.key.channel for c in self._clients.values() for t, s in c.subs.items() if t in ("frame/mean", "frame/max")}:
+        channels = {s.key.channel for c in self._clients.values() for t, s in c.subs.items() if t in ("frame/mean", "frame/max")}
+        if self._deaf() and not self._clients:
+            channels = {None}  # it is what will be shown first
+        for channel in channels:
             key = self.watched.number, channel
             recent = now - self._sampled_at.get(key, -SAMPLE_AGAIN_S) < SAMPLE_AGAIN_S
             there = self._hub.view(Key("frame/mean", None, channel)) is not None
@@ -315,7 +318,7 @@ class KernelView:
         if not wanted:
             analyses = (self._state.value.get("analyses") or {}).values()
             outputs = [o for a in analyses for o in a["outputs"] if o["display"] != "none"]
-            wanted = {Key(_first_topic(o)) for o in outputs}
+            wanted = {Key("frame/mean"), *(Key(_first_topic(o)) for o in outputs)}
         return sorted(wanted, key=lambda k: k.topic)
 
     def _keep_now(self) -> None:

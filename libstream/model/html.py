@@ -302,7 +302,7 @@ def _ledger(ledger: Mapping[str, int]) -> str:
     lost = [f"{k} {number(ledger[k])}" for k in ("dropped", "missing", "corrupt", "gone") if ledger.get(k)]
     if not ledger:
         return ""
-    rest = ", ".join(f"{k} {number(v)}" for k, v in ledger.items() if isinstance(v, (int, np.integer)))
+    rest = ", ".join(f"{k} {number(v)}" for k, v in ledger.items() if isinstance(v, (int, np.integer)) and v)
     return f"<div>{_badge(', '.join(lost), 'warn') if lost else ''} {_dim('ledger: ' + rest)}</div>"
 
 

@@ -43,7 +43,7 @@ class NotebookApp extends EventTarget {
     this.store.addEventListener("refused", ({ detail }) => this.say(detail.error.message));
     this.layout.addEventListener("replaced", () => this.refresh());
     this.link.addEventListener("open", () => this.say(""));
-    this.link.addEventListener("deaf", () => this.say("The kernel runs a cell, or is gone: this is the last picture that it gave. Handles work when it answers."));
+    this.link.addEventListener("deaf", () => this.say("The kernel is busy with a cell, or gone. Pictures come all the same; handles work when it answers."));
     this.link.addEventListener("ended", () => this.say("This view was closed; the picture is its last one."));
     this.link.kept();
     this.link.connect();
