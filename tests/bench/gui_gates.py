@@ -151,11 +151,16 @@ async def watched(browser: Chromium, serve: Serve) -> Tab:
 # -- the gates ---------------------------------------------------------------------------------------------------------
 
 
+def settle(seconds: float) -> float:
+    """How long to wait before measuring so long."""
+    return min(2.0, seconds / 3)
+
+
 async def painted(serve: Serve, seconds: float, shot: Path | None = None) -> dict[str, Any]:
     """Painted per second, ages, and CPU of the server (which computes, too), of a live scan in one browser."""
     async with chromium() as browser:
         tab = await watched(browser, serve)
-        await asyncio.sleep(1)
+        await asyncio.sleep(settle(seconds))
         before = cpu_s(serve.process.pid)
         found = rates(await paints(tab, seconds), seconds)
         found["server_cpu"] = (cpu_s(serve.process.pid) - before) / seconds
@@ -258,14 +263,14 @@ async def stalled(serve: Serve, seconds: float) -> dict[str, Any]:
     """Painted per second of one browser alone, beside a second one, and after the second one was stopped."""
     async with chromium() as one:
         tab = await watched(one, serve)
-        await asyncio.sleep(1)
+        await asyncio.sleep(settle(seconds))
         alone = rates(await paints(tab, seconds), seconds)
         async with chromium() as two:
             await watched(two, serve)
-            await asyncio.sleep(1)
+            await asyncio.sleep(settle(seconds))
             two.stall()
             try:
-                await asyncio.sleep(1)
+                await asyncio.sleep(settle(seconds))
                 beside = rates(await paints(tab, seconds), seconds)
                 viewers = serve.status()["stat"]["server"]["viewers"]
             finally:
@@ -311,7 +316,7 @@ async def crowd(serve: Serve, counts: tuple[int, ...], seconds: float) -> dict[i
     for n in counts:
         clients = [Light(f"{n}-{i}") for i in range(n)]
         tasks = [asyncio.create_task(c.run(serve)) for c in clients]
-        await asyncio.sleep(2)
+        await asyncio.sleep(settle(seconds))
         before, got = cpu_s(serve.process.pid), sum(c.n for c in clients)
         await asyncio.sleep(seconds)
         out[n] = {
@@ -321,7 +326,6 @@ async def crowd(serve: Serve, counts: tuple[int, ...], seconds: float) -> dict[i
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0.5)
     return out
 
 
@@ -329,7 +333,7 @@ async def tabs(serve: Serve, n: int, seconds: float) -> dict[str, float]:
     """The same of n tabs of one Chromium: CPU of the server, painted per second and map of one tab."""
     async with chromium() as browser:
         shown = [await watched(browser, serve) for _ in range(n)]
-        await asyncio.sleep(1)
+        await asyncio.sleep(settle(seconds))
         before = cpu_s(serve.process.pid)
         found = await asyncio.gather(*(paints(t, seconds) for t in shown))
         cpu = (cpu_s(serve.process.pid) - before) / seconds

@@ -17,7 +17,7 @@ from tests.bench.chromium import CHROMIUM, Chromium, Tab
 from tests.web.serving import Served, served
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).is_file(), reason="no Chromium: install Debian's package chromium")
-SIDE = 64
+SIDE = 32
 LONG = int(os.environ.get("LIBSTREAM_SOAK_UPDATES", "100_000"))
 PAINTED_PER_S = 100
 """So often a page can be expected to paint on a busy machine; it decides only when the test gives up."""
@@ -72,15 +72,15 @@ def test_page_and_server_stay_flat(tmp_path: Path, n: int, record_property: Any)
         async with served(tmp_path / "data") as s:
             np.save(tmp_path / "data" / "page.npy", np.ones((SIDE, SIDE, 4, 4), np.uint16))
             s.session.open(str(tmp_path / "data" / "page.npy"))
-            ids = [s.session.analyses.add("FrameTotals", id=f"t{k}") for k in range(4)]
+            ids = [s.session.analyses.add("FrameTotals", id=f"t{k}") for k in range(8)]
             while s.session.runner.running or s.session.pending:
                 await asyncio.sleep(0.05)
             # vsync off: paints as fast as it can, so that hours of a session take minutes
             browser = await Chromium.start("--disable-frame-rate-limit", "--disable-gpu-vsync")
             feeder = None
             try:
-                tab = await browser.tab(s.link)
-                await tab.until("window.libstream?.store.state && document.querySelectorAll('.tile').length === 5", 60)
+                tab = await browser.tab(s.link, width=900, height=700)
+                await tab.until("window.libstream?.store.state && document.querySelectorAll('.tile').length === 9", 60)
                 await tab.js("link = libstream.link; setInterval(() => (probe.paints.length = probe.sets.length = 0), 500); 0")
                 feeder = Feeder(s, [f"a/{i}/total" for i in ids])
                 found: list[dict[str, float]] = []
