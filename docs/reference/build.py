@@ -18,6 +18,7 @@ VERBS = {
     "Open": ("open",),
     "Run": ("run", "run_iter", "start", "map", "on", "arun", "arun_iter"),
     "A run that goes on": ("Job",),
+    "In notebooks": ("live_view",),
     "Results": ("Result", "Coverage", "Ragged", "load_result"),
     "Where it runs": ("executor", "shutdown"),
     "What goes in": ("Corrections", "Quantity", "Array"),
