@@ -16,7 +16,7 @@ from libstream.model.partial import Partial
 
 
 class UnknownRunError(LibstreamError):
-    """This worker was not told of a run, or not any more: its consumer ends, others take the frames."""
+    """This worker was not told of a run, or not any more: others take its frames."""
 
 
 WorkOf = Callable[[str], tuple[Work, CancelFlag]]

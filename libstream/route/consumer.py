@@ -294,8 +294,8 @@ class _Serving:
         except UnknownRunError as exc:
             self.last_error = str(exc)
             with self.changed:
-                self.leaving = True
-                self.changed.notify_all()
+                if self.passes.get(one.token) is one:  # it goes on: others take what is here
+                    self.going = False
             return
         except Exception as exc:  # noqa: BLE001  of the UDF, or of whatever stands in its way: the client's to say
             one.failed = True
