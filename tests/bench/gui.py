@@ -11,7 +11,9 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import statistics
+import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,6 +183,7 @@ def main() -> int:
     if args.shots:
         args.shots.mkdir(parents=True, exist_ok=True)
     before = load()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # browsers and servers are ended then, too
     with tempfile.TemporaryDirectory(dir=args.dir, ignore_cleanup_errors=True) as folder:
         found = asyncio.run(measure(args, Path(folder)))
     print(table(found))
