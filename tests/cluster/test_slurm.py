@@ -24,6 +24,8 @@ from libstream.errors import CancelledError, WorkerLostError
 from libstream.testing.sources import ScriptedSource, part_filled
 from tests import links
 from tests.cluster.private_slurm import PrivateSlurm, missing
+from tests.cluster.test_dask_live import same, udfs
+from tests.live.sending import Sender, free_ports
 from tests.system.test_dask import Slow, assert_same_bits
 
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.leaves("files", "of Dask's event loop")]
@@ -148,6 +150,33 @@ def test_a_run_is_cancelled_in_the_queue(cluster: Cluster) -> None:
         job.cancel()
         with pytest.raises(CancelledError):
             job.wait(5.0)
+    cluster.nothing_left()
+
+
+# -- live ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.leaves("threads", "of the router's connections")
+def test_live_scans_are_those_of_the_stored_frames(cluster: Cluster) -> None:
+    """Four producers, a router, a consumer on each of two nodes. One job is cancelled in the middle of the second scan: nothing is lost."""
+    frames = np.random.default_rng(0).integers(0, 4096, (12, 16, 576, 576), dtype=np.uint16)
+    stored = ls.run(frames, udfs())
+    ports = free_ports(5)
+    url = f"sectors://127.0.0.1:{ports[0]}-{ports[3]}?info={ports[4]}"
+    how = {"consumers": 2, "wait_s": LIMIT_S, "timeout_s": 3.0}
+    with cluster.executor(nodes=2) as ex, ls.connect(url, executor=ex, ring_bytes=256 << 20, cluster=how) as live:
+        assert cluster.said("^Slurm: waiting for 2 nodes: ")
+        for run, rate in ((1, None), (2, 150.0)):
+            sender = Sender(ls.open(frames), url, {"run": run, **({"rate": rate} if rate else {})})
+            acquisition = live.wait(LIMIT_S)
+            assert acquisition is not None, live.problems
+            job = ls.start(acquisition, udfs(), executor=ex)
+            if run == 2:
+                wait_until(lambda job=job: job.progress.n_done > 20, "the scan has begun")
+                cluster.slurm.run("scancel", cluster.slurm.jobs("RUNNING")[0])
+            same(job.wait(LIMIT_S), stored)
+            sender.join()
+        wait_until(lambda: cluster.said("a new one is submitted") and live.n_consumers == 2, "the consumer of the job in its place")
     cluster.nothing_left()
 
 
