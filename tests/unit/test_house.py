@@ -17,6 +17,7 @@ FOLDERS = ("libstream", "udfs", "executors", "io_backends", "web_gui")
 MAX_LINES = 400
 
 HEAVY = {"numba", "llvmlite", "h5py", "hdf5plugin", "zmq", "tornado", "dask", "distributed", "pydantic", "matplotlib", "loky", "scipy"}
+HEAVY |= {"anywidget", "ipywidgets", "traitlets", "IPython"}
 # themselves imported only when something is compiled
 MAY_IMPORT_HEAVY = {
     p: {"numba", "llvmlite"} for p in ("libstream/kernels/rt.py", "libstream/kernels/emit.py", "libstream/codecs/_raw_numba.py")
