@@ -62,7 +62,9 @@ class Watched:
     def show(self, what: api.Job | Result) -> None:
         """Show another run, or a result, from now on. Raises UsageError for anything else."""
         if not isinstance(what, (api.Job, Result)):
-            raise UsageError(f"only a Job (ls.start) or a Result (ls.run) can be shown, got {type(what).__name__}")
+            raise UsageError(
+                f"only a Job (of ls.start) or a Result (of ls.run) can be shown, got {type(what).__name__}: start a run over it"
+            )
         if self._closed.is_set():
             raise UsageError("this view is closed; make another one")
         with self.lock:
