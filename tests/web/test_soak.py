@@ -43,6 +43,7 @@ def test_memory_stays_flat(tmp_path: Path, n: int) -> None:
                 if i in (n // 3, n - 1):
                     gc.collect()
                     held.append(tracemalloc.get_traced_memory()[0])
+            print(f"soak: {n:,} updates: traced memory {held[0]:,} bytes after a third, {held[1]:,} after all")
             assert np.array_equal(pages[0].arrays["a/m/x"], array)
             assert held[1] - held[0] < 5e6 + 64e6 * (n > 10_000), "encoded messages are kept up to a limit, and nothing else"
             hub = s.server.hub
