@@ -25,7 +25,7 @@ from tests.bench import gui_gates as gates
 from tests.bench import page
 from tests.bench.chromium import CHROMIUM
 from tests.bench.live import PAGE
-from tests.bench.measure import load
+from tests.bench.measure import load, others_busy
 
 BEGIN, END = "<!-- page tables: written by `make bench` -->", "<!-- end of page tables -->"
 GATES = ("live", "drag", "large", "load", "stalled", "crowd")
@@ -63,11 +63,12 @@ def large_file(folder: Path, side: int) -> Path:
 
 async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything that was asked for."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"others": []}
     wanted, s, smoke = args.only.split(","), args.seconds, args.smoke
     shots: Path | None = args.shots
     shape = 64 if smoke else 512
     if "drag" in wanted or "load" in wanted:
+        found["others"].append(others_busy(0.5))
         path = small_file(folder, *(((16, 16), (64, 64)) if smoke else ((64, 64), (128, 128))))
         with gates.server(folder) as serve:
             gates.opened(serve, path)
@@ -78,6 +79,7 @@ async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     shot = shots / "gui-drag.png" if shots else None
                     found["drag"] = await gates.drag(browser, serve, s, shot=shot)
     if "large" in wanted:
+        found["others"].append(others_busy(0.5))
         side = 16 if smoke else 256
         path, scan = large_file(folder, side), [side, side]
         with gates.server(folder) as serve:
@@ -89,12 +91,14 @@ async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     found["large"]["drag"] = await gates.drag(browser, serve, s, shot=shot)
         path.unlink()
     if "live" in wanted or "stalled" in wanted:
+        found["others"].append(others_busy(0.5))
         with gates.server(folder) as serve, gates.live(serve, shape, shape // 8, 80):
             if "live" in wanted:
                 found["live"] = await gates.painted(serve, s, shots / "gui-live.png" if shots else None)
             if "stalled" in wanted:
                 found["stalled"] = await gates.stalled(serve, s)
     if "crowd" in wanted:
+        found["others"].append(others_busy(0.5))
         with gates.server(folder) as serve, gates.live(serve, shape, shape, 10):
             found["crowd"] = await gates.crowd(serve, (0, 2) if smoke else (0, 1, 8), s)
             found["tabs"] = await gates.tabs(serve, 1 if smoke else 8, s)
@@ -158,12 +162,14 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def head(before: Any) -> str:
-    """When and where."""
+def head(found: dict[str, Any], before: Any) -> str:
+    """When and where, and what else the machine did."""
+    busy = found["others"]
     version = os.popen(f"{CHROMIUM} --version 2>/dev/null").read().split()
     return (
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {page.machine()}; server, sender, and Chromium {version[1] if len(version) > 1 else ''} "
-        f"(headless, software rendering) on the same cores; load {before} before and {load()} after."
+        f"(headless, software rendering) on the same cores; load {before} before and {load()} after, others kept "
+        f"{100 * sum(busy) / len(busy):.0f} % of it busy (at most {100 * max(busy):.0f} %)."
     )
 
 
@@ -190,7 +196,7 @@ def main() -> int:
     if args.json:
         args.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     if args.page and not args.smoke:
-        page.put(PAGE, BEGIN, END, f"{head(before)}\n\n{table(found)}")
+        page.put(PAGE, BEGIN, END, f"{head(found, before)}\n\n{table(found)}")
     return 0
 
 

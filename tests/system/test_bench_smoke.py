@@ -76,7 +76,7 @@ def test_rows_of_the_page_are_there(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=links.ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(report.read_text(encoding="utf-8"))
-    assert set(found) == {*gui.GATES, "tabs"}
+    assert set(found) == {*gui.GATES, "tabs", "others"}
     assert all(rate > 0 for rate in found["live"]["painted"].values())
     assert found["drag"]["n"] > 0
     assert found["drag"]["complete"]
