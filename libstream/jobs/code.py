@@ -29,7 +29,8 @@ def generate(session: Session, kind: str) -> dict[str, str]:
     stem = safe(opened[0].rsplit("/", 1)[-1].split("?")[0].rsplit(".", 1)[0])
     if kind == "python":
         return {"name": f"{stem}.py", "text": "\n\n".join(cells) + "\n"}
-    return {"name": f"{stem}.ipynb", "text": json.dumps(_notebook(cells), indent=1) + "\n"}
+    shown = [cell.replace("\nprint(result)", "\nresult") for cell in cells]  # a notebook shows what its last line is, with pictures
+    return {"name": f"{stem}.ipynb", "text": json.dumps(_notebook(shown), indent=1) + "\n"}
 
 
 def _cells(uri: str, options: Mapping[str, Any], analyses: list[Analysis], roi: Any, corrections: Any, live: bool) -> list[str]:

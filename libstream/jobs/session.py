@@ -215,11 +215,11 @@ class Session:
 
     def _leave(self) -> None:
         """Close what is open; the worker's thread only."""
-        follow, self.follow = self.follow, None
-        if follow is not None:
-            follow.close()
-        self.records.over()
+        if self.follow is not None:
+            self.follow.close()
+        self.records.over()  # knows still that it was a detector
         self.records.save_now()  # of what is open still
+        self.follow = None
         self.runner.reset(None, None, None)
         self._source_json, self.opened = None, None
         self.changed()

@@ -35,7 +35,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = root / "data"
     (data / "yesterday").mkdir(parents=True)
     write_mib(data / "scan.mib", pattern())
-    np.save(data / "yesterday" / "old.npy", pattern()[:12, :12])
+    frames = pattern()
+    np.save(data / "yesterday" / "old.npy", frames[:12, :12])
+    np.save(data / "line.npy", frames[0])
+    np.save(data / "frame.npy", frames[0, 0])
+    np.save(data / "series.npy", frames[:12, :5].reshape(3, 4, 5, *frames.shape[2:]))
+    np.save(data / "mask.npy", np.eye(64, dtype=np.uint8))
     (data / "notes.txt").write_text("tilt 3 degrees\n")
     return root
 
@@ -102,6 +107,18 @@ def window(browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
         if failed:
             w.shot(f"failed-{request.node.name}")
         w.close()
+
+
+@pytest.fixture
+def adf(shared: Serve, window: Callable[..., Window]) -> Window:
+    """A window with scan.mib and one ring."""
+    w = window(shared).in_control()
+    w.js(f"libstream.do('open', {{uri: '{shared.folder}/data/scan.mib'}})")
+    w.until("libstream.store.source?.state === 'ready'")
+    w.js("libstream.do('add', {udf: 'VirtualDetector', id: 'adf', title: 'Ring', params: {shape: 'annulus', inner: 12, outer: 26}})")
+    w.until("libstream.store.state.order.length === 1")
+    w.settled()
+    return w
 
 
 @pytest.hookimpl(hookwrapper=True)

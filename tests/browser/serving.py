@@ -18,11 +18,14 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+import libstream as ls
 from libstream.cli._mib import MibWriter
 
 TOKEN = "browser-test-token-0123456789"
 SCAN, FRAME = (20, 24), (64, 64)
 CENTRE, RADIUS = (30.5, 33.0), 9.0
+SCAN_VIEW = "[...libstream.regions.places][0].tile.view"
+"""The view of the first scan image, as an expression."""
 
 
 def pattern() -> np.ndarray[Any, Any]:
@@ -33,6 +36,15 @@ def pattern() -> np.ndarray[Any, Any]:
     ring = 8 * np.exp(-(((r - 20) / 4) ** 2))
     rate = 1.0 + 30.0 * (r < RADIUS) + ring * (1 + 0.7 * np.sin(y / 3) * np.cos(x / 4))[..., None, None]
     return rng.poisson(rate).astype(np.uint16)
+
+
+def expected(server: Serve, params: dict[str, Any], **more: Any) -> np.ndarray[Any, Any]:
+    """What `ls.run` makes of these parameters."""
+    source = ls.open(server.folder / "data" / "scan.mib")
+    given = {k: v for k, v in params.items() if v is not None and k != "mask"}
+    from libstream.udfs.virtual import VirtualDetector
+
+    return np.asarray(ls.run(source, {"a": VirtualDetector(**given)}, **more)["a"]["intensity"])
 
 
 def write_mib(path: Path, frames: np.ndarray[Any, Any]) -> None:

@@ -105,10 +105,15 @@ def test_lost_frames_are_never_hidden(shared: Serve, window: Callable[..., Windo
 def test_a_detector_is_armed_and_triggered(shared: Serve, window: Callable[..., Window], detector: Callable[..., str]) -> None:
     w = window(shared).in_control()
     url = detector("--rate", "400", kind="dectris", more=f"?api={free_port()}")
+    settings = shared.folder / "detectors.toml"
+    settings.write_text(f'[eiger]\nurl = "{url}"\ntitle = "Eiger, left column"\nscan = [12, 48]\nscan_step = "0.5 nm"\n')
     w.click("button", "Detector…")
-    w.page.get_by_label("Address of the detector").fill(url)
+    w.click("button", re.compile("^Eiger, left column"), exact=False)
+    w.page.get_by_text("It will send 576 frames").wait_for()
+    assert w.page.get_by_label("Address of the detector").input_value() == url.split("?")[0]
     w.page.get_by_label("Scan (rows, columns)").fill("24, 24")
-    w.page.get_by_label("Step of the scan").fill("0.5 nm")
+    w.page.get_by_text("More: calibration").click()
+    w.page.get_by_label("Record into the folder").fill(str(shared.folder / "data" / "raw"))
     w.page.keyboard.press("Tab")
     w.shot("detector-dialog")
     w.click("button", "Connect")
@@ -122,4 +127,17 @@ def test_a_detector_is_armed_and_triggered(shared: Serve, window: Callable[..., 
     source = w.state()["source"]
     assert source["nav"] == [24, 24]
     assert (source["axes"][0]["step"], source["axes"][0]["unit"]) == (0.5, "nm")
+    w.js("libstream.do('add', {udf: 'FrameTotals', id: 'total'})")
+    w.until("libstream.store.state.order.length === 1")
+    w.settled()
+    seen = w.array("a/total/total")
     w.click("button", "Stop")
+    # what was recorded is run once more
+    w.js("libstream.do('close')")
+    w.until("libstream.store.state.history[0]?.name.startsWith('dectris') && libstream.store.source === null")
+    w.click("button", "Past runs")
+    w.page.locator("dialog.history li").first.get_by_role("button", name="Open again").click()
+    w.until("libstream.store.source?.format === 'recording' && libstream.store.source.state === 'ready'")
+    w.settled()
+    assert np.array_equal(w.array("a/total/total"), seen)
+    settings.write_text("")

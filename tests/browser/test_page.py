@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,26 +13,11 @@ import pytest
 
 import libstream as ls
 from tests import realdata
-from tests.browser.serving import CENTRE, RADIUS, Serve, Window, pattern, wait_for
+from tests.browser.serving import CENTRE, RADIUS, SCAN_VIEW, Serve, Window, expected, pattern
 
 pytestmark = pytest.mark.leaves("threads", "Playwright's event loop keeps a thread of its executor until the package is done")
-SCAN_VIEW = "[...libstream.regions.places][0].tile.view"
-PIXEL = """(() => {
-    const c = [...document.querySelectorAll('.tile')].at(-1).querySelector('canvas.pixels');
-    return Array.from(c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data);
-})()"""
-NEEDS_NAMES = {"button", "slider", "textbox", "combobox", "checkbox"}
 Starts = Callable[..., Serve]
 Opens = Callable[..., Window]
-
-
-def expected(server: Serve, params: dict[str, Any], **more: Any) -> np.ndarray[Any, Any]:
-    """What `ls.run` makes of these parameters."""
-    source = ls.open(server.folder / "data" / "scan.mib")
-    given = {k: v for k, v in params.items() if v is not None and k != "mask"}
-    from libstream.udfs.virtual import VirtualDetector
-
-    return np.asarray(ls.run(source, {"a": VirtualDetector(**given)}, **more)["a"]["intensity"])
 
 
 def test_open_through_the_dialog_centre_and_see_the_dark_field(shared: Serve, window: Opens) -> None:
@@ -59,18 +46,6 @@ def test_open_through_the_dialog_centre_and_see_the_dark_field(shared: Serve, wi
     w.shot("annular-dark-field")
     assert np.array_equal(seen, expected(server, a["params"]))
     assert np.array_equal(server.result(a["id"], "intensity"), expected(server, a["params"]))
-
-
-@pytest.fixture
-def adf(shared: Serve, window: Opens) -> Window:
-    """A window with scan.mib and one ring."""
-    w = window(shared).in_control()
-    w.js(f"libstream.do('open', {{uri: '{shared.folder}/data/scan.mib'}})")
-    w.until("libstream.store.source?.state === 'ready'")
-    w.js("libstream.do('add', {udf: 'VirtualDetector', id: 'adf', title: 'Ring', params: {shape: 'annulus', inner: 12, outer: 26}})")
-    w.until("libstream.store.state.order.length === 1")
-    w.settled()
-    return w
 
 
 def test_dragging_moves_handle_form_and_image_together(adf: Window) -> None:
@@ -109,6 +84,11 @@ def test_a_typed_radius_moves_the_handle_and_wrong_ones_are_told(adf: Window) ->
     adf.settled()
     assert adf.state()["analyses"]["adf"]["state"] == "done"
     assert adf.state()["analyses"]["adf"]["params"]["outer"] == 22
+    adf.page.locator("[data-name=inner] input").fill("-3")
+    adf.page.locator("[data-name=inner] .problem", has_text="at least 0").wait_for()
+    adf.page.locator("[data-name=inner] input").fill("12")
+    adf.page.keyboard.press("Tab")
+    adf.settled()
 
 
 def test_everything_by_keyboard(shared: Serve, window: Opens) -> None:
@@ -150,46 +130,6 @@ def test_everything_by_keyboard(shared: Serve, window: Opens) -> None:
     assert np.array_equal(w.array("frame"), pattern()[tuple(cursor)])
 
 
-def test_handles_are_sliders_with_values_for_everybody(adf: Window) -> None:
-    tree = adf.page.context.new_cdp_session(adf.page).send("Accessibility.getFullAXTree")["nodes"]
-    sliders = {n["name"]["value"]: n for n in tree if n.get("role", {}).get("value") == "slider" and not n.get("ignored")}
-    for name, value in (("Ring: Inner radius", 12), ("Ring: Outer radius", 26)):
-        assert float(sliders[name]["value"]["value"]) == value
-        props = {p["name"]: p["value"].get("value") for p in sliders[name]["properties"]}
-        assert props["valuemin"] == 0
-        assert props["valuemax"] > 30
-        assert adf.knob(name).get_attribute("aria-valuetext") == f"{name[6:].lower()} {value} px"
-    assert "Ring: Centre" in sliders
-    assert "Diffraction: upper limit" in sliders, sorted(sliders)
-    shown = [n for n in tree if n.get("role", {}).get("value") in NEEDS_NAMES and not n.get("ignored")]
-    unnamed = [n for n in shown if not n["name"]["value"]]
-    assert not unnamed
-
-
-def test_contrast_follows_limits_and_maps(adf: Window) -> None:
-    adf.allowed.append("willReadFrequently")  # this test looks at pixels
-    tile = adf.page.get_by_role("region", name="Ring, Intensity", exact=True)
-    shade = PIXEL
-    before = adf.js(shade)
-    high = tile.get_by_label("Ring, Intensity: upper limit of the colours")
-    low = tile.get_by_label("Ring, Intensity: lower limit of the colours")
-    high.fill("0")
-    high.press("Enter")
-    assert "wrong" in (high.get_attribute("class") or ""), "limits cannot cross"
-    top = adf.array("a/adf/intensity").max()
-    high.fill(str(top * 10))
-    high.press("Enter")
-    low.fill(str(top * 5))
-    low.press("Enter")
-    adf.until(f"JSON.stringify({shade}) !== '{before}'.replace(/ /g, '')")
-    assert adf.js(shade)[:3] == [68, 1, 84], "everything lies below the limits: the darkest colour"
-    assert not tile.get_by_label("limits follow the data").is_checked()
-    tile.get_by_label("colour map").select_option("gray")
-    adf.until(f"{shade}[0] === 0")
-    tile.get_by_label("limits follow the data").check()
-    adf.until(f"{shade}[0] > 0 || {shade}[1] > 0")
-
-
 def test_region_restricts_the_run(adf: Window) -> None:
     adf.page.get_by_role("region", name="Ring, Intensity", exact=True).get_by_role("button", name="More for this view").click()
     adf.click("menuitem", "Region: rectangle")
@@ -220,11 +160,18 @@ def test_pixels_that_are_left_out_do_not_count(adf: Window) -> None:
     mask[0:31, 30:37] = True
     made = expected(adf.serve, adf.state()["analyses"]["adf"]["params"], corrections=ls.Corrections(excluded=mask))
     assert np.array_equal(adf.array("a/adf/intensity"), made.astype(np.float32))
+    adf.click("button", "Leave out: mask from a file")
+    adf.page.get_by_role("option", name=re.compile("^mask.npy")).dblclick()
+    mask |= np.eye(64, dtype=bool)
+    adf.until(f"libstream.store.state.corrections.excluded === {mask.sum()}")
+    adf.settled()
+    made = expected(adf.serve, adf.state()["analyses"]["adf"]["params"], corrections=ls.Corrections(excluded=mask))
+    assert np.array_equal(adf.array("a/adf/intensity"), made.astype(np.float32))
     adf.click("button", "Leave nothing out")
     adf.until("!libstream.store.state.corrections.excluded")
 
 
-def test_save_copy_and_history(adf: Window) -> None:
+def test_save_copy_and_history(adf: Window, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adf.click("button", "Save results")
     toast = adf.page.locator(".toast", has_text="Saved to")
     toast.wait_for()
@@ -234,6 +181,11 @@ def test_save_copy_and_history(adf: Window) -> None:
         adf.click("button", "Code, setups, history")
         adf.click("menuitem", "Download notebook")
     assert download.value.suggested_filename.endswith(".ipynb")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    for cell in json.loads(download.value.path().read_text())["cells"]:
+        exec(compile("".join(cell["source"]), "notebook", "exec"), found)
+    assert np.array_equal(found["result"]["adf"]["intensity"], adf.array("a/adf/intensity")), "elsewhere it is the same view"
     adf.page.get_by_role("region", name="Ring, Intensity", exact=True).get_by_role("button", name="More for this view").click()
     with adf.page.expect_download() as download:
         adf.click("menuitem", "Save image as PNG")
@@ -243,6 +195,10 @@ def test_save_copy_and_history(adf: Window) -> None:
     adf.click("menuitem", "Copy as Python")
     adf.page.locator(".toast", has_text="clipboard").wait_for()
     assert "VirtualDetector" in adf.js("navigator.clipboard.readText()")
+    adf.page.get_by_role("region", name="Ring, Intensity", exact=True).get_by_role("button", name="More for this view").click()
+    adf.click("menuitem", "Copy image with scale bar")
+    adf.page.locator(".toast", has_text="picture is on the clipboard").wait_for()
+    assert adf.js("navigator.clipboard.read().then(items => items[0].types)") == ["image/png"]
     adf.click("button", "Past runs")
     row = adf.page.locator("dialog.history li").first
     row.wait_for()
@@ -251,61 +207,6 @@ def test_save_copy_and_history(adf: Window) -> None:
     row.get_by_role("button", name="Open again").click()
     adf.until("libstream.store.source?.id > 1 && libstream.store.source.state === 'ready'")
     adf.settled()
-
-
-def test_names_copies_and_other_displays(adf: Window) -> None:
-    page = adf.page
-    page.get_by_role("button", name="More for this analysis").click()
-    adf.click("menuitem", "Duplicate")
-    adf.until("libstream.store.state.order.length === 2")
-    page.get_by_role("button", name="More for this analysis").last.click()
-    adf.click("menuitem", "Rename…")
-    page.get_by_role("textbox", name="Name").fill("Outer ring")
-    page.keyboard.press("Enter")
-    adf.until("Object.values(libstream.store.state.analyses).some(a => a.title === 'Outer ring')")
-    for udf, params in (("CenterOfMass", {}), ("RadialProfile", {}), ("LocalMaxima", {"threshold": 25})):
-        adf.js(f"libstream.do('add', {{udf: '{udf}', params: {params}}}).then(r => libstream.select(r.id))")
-        adf.until(f"Object.values(libstream.store.state.analyses).some(a => a.udf === '{udf}')")
-    adf.settled()
-    adf.js("libstream.setCursor([4, 5])")
-    adf.until("document.querySelectorAll('.records circle').length > 0")
-    page.wait_for_timeout(400)
-    adf.shot("many-analyses")
-    peaks = adf.js("[...libstream.shapes.places][0].tile.points")
-    source = ls.open(adf.serve.folder / "data" / "scan.mib")
-    from libstream.udfs.maxima import LocalMaxima
-
-    found = ls.run(source, {"a": LocalMaxima(threshold=25)})["a"]["peaks"][4, 5]
-    assert sorted(map(tuple, peaks)) == sorted((int(p["y"]), int(p["x"])) for p in found)
-    page.get_by_role("region", name=re.compile("Deflection")).get_by_label("what is shown").select_option("y")
-    tile = page.get_by_role("region", name="Ring, Intensity", exact=True)
-    tile.get_by_role("button", name="More for this view").click()
-    adf.click("menuitem", "Pin for comparison")
-    adf.until("Object.keys(libstream.store.state.pins).length === 1")
-    tile.get_by_role("button", name="More for this view").click()
-    adf.click("menuitem", "Line profile")
-    tile.get_by_role("img", name=re.compile("Line profile")).wait_for()
-    tile.get_by_role("button", name=re.compile("Full size")).click()
-    page.wait_for_timeout(300)
-    adf.shot("line-profile-full-size")
-    page.keyboard.press("Escape")
-    page.get_by_role("button", name="Dark or light").click()
-    adf.shot("light")
-
-
-def test_values_under_the_pointer_are_exact(adf: Window) -> None:
-    x, y = adf.point(SCAN_VIEW, 7, 11)
-    adf.page.mouse.move(x, y)
-    value = int(adf.array("a/adf/intensity")[7, 11])
-    shown = wait_for(lambda: adf.page.get_by_role("region", name="Ring, Intensity", exact=True).locator(".readout").text_content())
-    assert "y 7, x 11" in shown
-    assert shown.replace(" ", "").endswith(str(value))
-    adf.page.mouse.wheel(0, -600)
-    adf.until(f"{SCAN_VIEW}.zoom > 2")
-    adf.page.mouse.move(x + 1, y)
-    assert "y 7, x 11" in (adf.page.get_by_role("region", name="Ring, Intensity", exact=True).locator(".readout").text_content() or ""), (
-        "zoom keeps the point"
-    )
 
 
 def test_polygons_and_setups(adf: Window) -> None:

@@ -71,7 +71,7 @@ export function startProfile(tile) {
     const same = isCalibrated(ax) && ax.unit === ay.unit;
     const step = same ? Math.hypot(dy * ay.step, dx * ax.step) / (values.length - 1) : Math.hypot(dy, dx) / (values.length - 1);
     length.textContent = distanceText(view.axes, dy, dx);
-    plot.show([values], { name: "distance", size: values.length, step, offset: 0, unit: same ? ax.unit : "px" });
+    plot.show([values], { name: same ? "distance" : "distance (px)", size: values.length, step, offset: 0, unit: same ? ax.unit : "px" });
   };
   const before = tile.taken;
   tile.taken = (array) => (before?.call(tile, array), show());
