@@ -21,7 +21,8 @@ class Rates:
 
     send, ingest: a message of the detector; *_byte: a byte of frames. deal, take: a block, sent and received. frame: decoding and the
     UDF over one frame. fold_byte: a byte of sums merged at a consumer, for each block. snapshot, merge_byte: a partial result merged at
-    the client, and each byte of it.
+    the client, and each byte of it. beside: a frame, of all other threads of these programs; they have cores of their own where there are
+    enough.
     """
 
     send: float = 20e-6
@@ -36,6 +37,7 @@ class Rates:
     fold_byte: float = 0.2e-9
     snapshot: float = 0.3e-3
     merge_byte: float = 0.5e-9
+    beside: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Site:
     group: neighbouring blocks that a consumer merges before it sends them. offered: frames/s of the detector.
     result_bytes: of the sums of a partial result; publish_s: how often a consumer sends what it has.
     *_nic: bytes/s in each direction. router_memory, ring: bytes. cores: of a node. all_cores: of the one computer on which everything
-    runs, 0 where each part has its own.
+    runs, as far as other programs leave them; 0 where each part has its own.
     """
 
     offered: float = 87_000.0
@@ -64,7 +66,7 @@ class Site:
     result_bytes: float = 4 * 576 * 576 * 8
     publish_s: float = 0.05
     client_nic: float = 12.5e9
-    all_cores: int = 0
+    all_cores: float = 0
 
     @property
     def block(self) -> int:
@@ -97,12 +99,6 @@ class Costs:
         )
 
 
-def partials(s: Site, frames_per_s: float) -> float:
-    """Partial results for each block: blocks of a group that a node has at the same time come as one."""
-    together = frames_per_s / s.block / s.nodes * s.publish_s
-    return 1 / min(s.group, max(1.0, together))
-
-
 def kept_s(r: Rates, s: Site) -> float:
     """How long the router keeps a block where nothing queues: from its first frame to the acknowledgement of its partial result."""
     c, b = Costs.of(r, s), s.block * s.frame_bytes
@@ -125,11 +121,7 @@ def limits(r: Rates, s: Site) -> dict[str, float]:
         "client: network": n * s.group * s.client_nic / max(1.0, s.result_bytes),
     }
     if s.all_cores:
-        rate = n / s.publish_s
-        for _ in range(20):  # the more frames, the fewer partial results for each
-            each = c.send + c.ingest + c.deal + c.take + c.compute + c.merge * partials(s, rate)
-            rate = s.all_cores * n / each
-        out["one computer: cores"] = rate
+        out["one computer: cores"] = s.all_cores * n / (c.send + c.ingest + c.deal + c.take + c.compute + n * r.beside)
     return out
 
 

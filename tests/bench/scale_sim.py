@@ -138,7 +138,7 @@ class Simulation:
     def __init__(self, rates: Rates, site: Site) -> None:
         self.site, self.costs, self.clock = site, Costs.of(rates, site), Clock()
         c = self.clock
-        shared = Servers(c, site.all_cores) if site.all_cores else None
+        shared = Servers(c, round(site.all_cores)) if site.all_cores else None
         self.shared = shared
         self.detector = Servers(c, on=shared)
         self.routers = [Router(Servers(c), Servers(c, on=shared), Servers(c, on=shared), Servers(c)) for _ in range(site.routers)]
@@ -315,17 +315,22 @@ def row(rates: Rates, site: Site, seconds: float) -> str:
 def measured(report: dict[str, Any]) -> str:
     """What the parts cost and what the chain did on one computer, as Markdown."""
     names = {
-        "send": "the detector's program sends a message of 166 kB", "ingest": "the router receives it into its memory",
+        "send": "the detector's program sends a message of 166 kB", "ingest": "the router receives it, the slowest thread",
         "deal_byte": "the router sends a block", "take_byte": "a consumer receives it", "frame": "a consumer assembles a frame and sums it",
+        "beside": "everything else, for a frame: other threads, the client",
         "fold_byte": "a consumer merges a sum", "snapshot": "a partial result is written and read",
         "merge_byte": "its sums, received, read and merged",
     }  # fmt: skip
     rates = report["rates"]
     cost = {k: f"{1e9 * v:.2f} ns/byte" if k.endswith("_byte") else f"{1e6 * v:.0f} us" for k, v in rates.items()}
     lines = ["| part | one core |", "| --- | --- |", *(f"| {text} (`{k}`) | {cost[k]} |" for k, text in names.items())]
-    lines += ["", "| consumers | measured [frames/s] | model [frames/s] | model / measured |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {c['workers']} | {c['measured']:,.0f} | {c['model']:,.0f} ({c['limit']}) | {c['model'] / c['measured']:.2f} |"
+        "",
+        "| consumers | cores left by others | measured [frames/s] | model [frames/s] | model / measured |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {c['workers']} | {c['cores']:.2f} | {c['frames_per_s']:,.0f} | {c['model']:,.0f} | {c['model'] / c['frames_per_s']:.2f} |"
         for c in report["chain"]
     ]
     return "\n".join(lines)
