@@ -115,6 +115,12 @@ class Watch:
         names = [str(ws.name) for ws in list(self.cluster.scheduler.workers.values())]
         return {n.rpartition("-")[0] if suffix else n for n in names}
 
+    @property
+    def waits(self) -> bool:
+        """True while a job waits for its node, or starts there."""
+        names = self.connected
+        return self.lost is None and any(job.name not in names for job in list(self.jobs))
+
     def _run(self) -> None:
         due, before = 0.0, frozenset[str]()
         while not self._stop.wait(LOOK_S):

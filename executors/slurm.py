@@ -19,6 +19,8 @@ from libstream.executors.dask import DEATHS, DaskExecutor
 from libstream.ext import (
     CancelFlag,
     CancelledError,
+    Consumer,
+    Consumers,
     NotInstalledError,
     Partial,
     Partition,
@@ -104,6 +106,15 @@ class SlurmExecutor(DaskExecutor):
                     else:
                         return
             raise watch.lost
+
+    def keep(self, consumer: Consumer) -> Consumers:
+        """See `KeepsConsumers`. Returns when all nodes are there: who waits for consumers does not wait in Slurm's queue."""
+        self._connected()
+        watch = self._watch
+        with watch.busy() if watch is not None else contextlib.nullcontext():
+            while watch is not None and self._watch is watch and watch.waits:
+                watch.wait(HEARTBEAT_S)
+            return super().keep(consumer)
 
     def job_script(self) -> str:
         """The script of the first job, as sbatch would get it. A scheduler is started for it, nothing is submitted.
@@ -218,26 +229,33 @@ class SlurmExecutor(DaskExecutor):
     def _drop(self) -> None:
         """Nothing is left in Slurm: the jobs are cancelled by name first, which one more Ctrl-C does not stop."""
         watch, self._watch = self._watch, None
+        answers = False
         if watch is not None:
             watch.stop()
-            self._cancel(watch)
+            answers = self._cancel(watch)
         try:
             super()._drop()
         finally:
             if watch is not None:
-                self._cancel(watch)  # one that was just being submitted
+                if answers:
+                    self._cancel(watch)  # one that was just being submitted
                 watch.join()
-                if watch.n_nodes:
+                if watch.n_nodes and answers:
                     self._say(f"Slurm: gave back {watch.n_nodes} node{'s' * (watch.n_nodes > 1)}", False)
             self._forget_keys()
 
-    def _cancel(self, watch: Watch) -> None:
-        if not watch.jobs:
-            return
+    def _cancel(self, watch: Watch) -> bool:
+        """Whether Slurm answers; where not, nothing more is tried: each call would take its time."""
+        for job in watch.jobs:
+            job.over = True
         try:
-            cancel_all(watch.name)
+            if watch.jobs:
+                cancel_all(watch.name)
         except (OSError, ValueError) as exc:
-            _log.warning("scancel --name=%s failed (%s): look with squeue whether jobs are left", watch.name, exc)
+            after = f"{self.config.death_timeout_s:g} s"
+            _log.warning("scancel --name=%s failed (%s); see whether the jobs end by themselves after %s", watch.name, exc, after)
+            return False
+        return True
 
     def _forget_keys(self) -> None:
         keys, self._keys = self._keys, None
