@@ -115,7 +115,8 @@ def rates(used: dict[str, Used]) -> Rates:
     return Rates(
         send=used["sender"].total / MESSAGES, send_byte=0.0, ingest=receives / MESSAGES, ingest_byte=0.0, deal=0.0,
         deal_byte=deals / n_bytes,
-        take=0.0, take_byte=takes / n_bytes, frame=worker.python[0], fold_byte=fold_byte, snapshot=snapshot, merge_byte=merge_byte,
+        take=0.0, take_byte=takes / n_bytes, frame=worker.python[0], fold_byte=fold_byte, snapshot=snapshot,
+        merge_byte=merge_byte + takes / n_bytes,
         beside=sum(u.total for u in used.values()) - shown,
     )  # fmt: skip
 
@@ -191,11 +192,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     n, rounds = (128, 1) if args.smoke else (args.frames, args.rounds)
-    print(f"load {load()}, others keep {100 * others_busy():.0f} % of the processors busy", flush=True)
+    others = others_busy()
+    print(f"load {load()}, others keep {100 * others:.0f} % of the processors busy", flush=True)
     r = rates(routed(1, n, rounds).used)
     for name, value in asdict(r).items():
         print(f"{name:12} {1e12 * value:10.2f} ps" if name.endswith("_byte") else f"{name:12} {1e6 * value:10.2f} us", flush=True)
-    report: dict[str, Any] = {"rates": asdict(r), "cores": os.cpu_count(), "chain": []}
+    report: dict[str, Any] = {"rates": asdict(r), "cores": os.cpu_count(), "others_busy": others, "chain": []}
     for workers in (1, 2):
         got = routed(workers, n, rounds)
         site = Site(offered=1e9, nodes=workers, cores=1, all_cores=got.cores, result_bytes=8 * FRAME[0] * FRAME[1],

@@ -336,6 +336,12 @@ def measured(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def head(report: dict[str, Any]) -> str:
+    """When, where."""
+    day, busy = f"{datetime.now(UTC):%Y-%m-%d}", 100 * report["others_busy"]
+    return f"Measured {day} on {report['cores']} cores, of which other programs kept {busy:.0f} % busy when it began.\n"
+
+
 def tables(rates: Rates, nodes: Sequence[int], seconds: float) -> Iterator[str]:
     """The tables of docs/explanation/scaling.md, line by line."""
     small = Site(result_bytes=SMALL)
@@ -374,7 +380,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     report = json.loads(args.rates.read_text()) if args.rates else None
     rates = Rates(**report["rates"]) if report else Rates()
-    lines = [] if report is None else [f"Measured {datetime.now(UTC):%Y-%m-%d} on {report['cores']} cores.\n", measured(report), ""]
+    lines = [] if report is None else [head(report), measured(report), ""]
     for line in tables(rates, [int(n) for n in args.nodes.split(",")], args.seconds):
         print(line, flush=True)
         lines.append(line)
