@@ -78,9 +78,13 @@ class Kept:
     """A consumer in every worker of a cluster; see `Consumers`.
 
     client: gives the `distributed.Client`, connected. expected: workers that were started here; 0 where the cluster has what it has.
+    heal: called with the number of workers; replaces those that Dask has given up.
     """
 
-    def __init__(self, client: Callable[[], Any], consumer: Consumer, expected: int = 0) -> None:
+    def __init__(
+        self, client: Callable[[], Any], consumer: Consumer, expected: int = 0, heal: Callable[[int], None] = lambda n: None
+    ) -> None:
+        self._heal = heal
         self._expected = expected
         self.key = f"{os.getpid()}-{time.time_ns()}-{next(_numbers)}"
         self._client, self._consumer = client, consumer
@@ -103,6 +107,7 @@ class Kept:
         client = self._client()
         workers: dict[str, int] = client.sync(client.scheduler.ncores)
         self._n_workers, self._error = len(workers), ""
+        self._heal(len(workers))
         for address, task in list(self._tasks.items()):
             if address not in workers:
                 client.cancel([task], force=True)

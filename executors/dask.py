@@ -100,7 +100,7 @@ class DaskExecutor:
     def keep(self, consumer: Consumer) -> Consumers:
         """See `KeepsConsumers`."""
         own = self._address is None and self._given is None
-        kept = Kept(self._connected, consumer, self._workers if own else 0)
+        kept = Kept(self._connected, consumer, self._workers if own else 0, self._heal)
         self._kept = [k for k in self._kept if not k.closed] + [kept]
         return kept
 
