@@ -35,7 +35,7 @@ export class Grid {
     this.app = app;
     this.root = root;
     this.tiles = new Map();
-    new ResizeObserver(() => this.arrange()).observe(root);
+    new ResizeObserver(() => ((this.size = null), this.arrange())).observe(root);
   }
 
   update() {
@@ -99,8 +99,12 @@ export class Grid {
   arrange() {
     const n = this.tiles.size;
     if (!n) return;
+    this.size ??= [this.root.clientWidth, this.root.clientHeight]; // asking makes the browser lay everything out: not at every change of the state
+    const key = `${n}|${this.size}`;
+    if (key === this.arranged) return;
+    this.arranged = key;
     const gap = 8;
-    const [w, h] = [this.root.clientWidth - gap, this.root.clientHeight - gap];
+    const [w, h] = this.size.map((s) => s - gap);
     let best = { columns: 1, size: 0 };
     for (let columns = 1; columns <= Math.min(n, Math.max(1, Math.floor(w / LEAST_WIDTH))); columns++) {
       const rows = Math.ceil(n / columns);

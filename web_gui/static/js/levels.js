@@ -66,7 +66,7 @@ export function scaler(kind, [lo, hi]) {
 // A number for people: 4 digits, no rounding noise.
 export function short(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "not seen";
-  if (Number.isInteger(value) && Math.abs(value) < 1e7) return value.toLocaleString("en-US").replace(/,/g, " ");
+  if (Number.isInteger(value) && Math.abs(value) < 1e7) return String(value).replace(/\B(?=(\d{3})+$)/g, " ");
   const size = Math.abs(value);
   if (size >= 1e5 && size < 1e7) return short(Math.round(value));
   return size !== 0 && (size >= 1e7 || size < 1e-3) ? value.toExponential(3) : String(Number(value.toPrecision(5)));
