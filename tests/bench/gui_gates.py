@@ -44,9 +44,17 @@ def server(folder: Path, *args: str) -> Iterator[Serve]:
 
 def opened(serve: Serve, uri: Path, **options: Any) -> None:
     """Open a file with a ring over it. Raises RuntimeError."""
+    _empty(serve)
     _done(serve, "open", uri=str(uri), options=options)
     _done(serve, "add", udf="VirtualDetector", id="adf", params={"inner": 12, "outer": 30})
     serve.command("release_control")
+
+
+def _empty(serve: Serve) -> None:
+    serve.command("take_control")
+    serve.command("close")
+    for id in serve.status()["state"]["order"]:
+        serve.command("remove", id=id)
 
 
 def _done(serve: Serve, name: str, **args: Any) -> None:
@@ -60,6 +68,7 @@ def live(serve: Serve, side: int, per: int, hz: float) -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    _empty(serve)
     _done(serve, "open", uri=f"libstream://127.0.0.1:{port}", options={})
     _done(serve, "add", udf="VirtualDetector", id="adf", params={"inner": 30, "outer": 50})
     _done(serve, "add", udf="FrameTotals", id="total")
@@ -156,16 +165,16 @@ def settle(seconds: float) -> float:
     return min(2.0, seconds / 3)
 
 
-async def painted(serve: Serve, seconds: float, shot: Path | None = None) -> dict[str, Any]:
-    """Painted per second, ages, and CPU of the server (which computes, too), of a live scan in one browser."""
-    async with chromium() as browser:
-        tab = await watched(browser, serve)
-        await asyncio.sleep(settle(seconds))
-        before = cpu_s(serve.process.pid)
-        found = rates(await paints(tab, seconds), seconds)
-        found["server_cpu"] = (cpu_s(serve.process.pid) - before) / seconds
-        if shot:
-            await tab.shot(shot)
+async def painted(browser: Chromium, serve: Serve, seconds: float, shot: Path | None = None) -> dict[str, Any]:
+    """Painted per second, ages, and CPU of the server (which computes, too), of a live scan in one tab."""
+    tab = await watched(browser, serve)
+    await asyncio.sleep(settle(seconds))
+    before = cpu_s(serve.process.pid)
+    found = rates(await paints(tab, seconds), seconds)
+    found["server_cpu"] = (cpu_s(serve.process.pid) - before) / seconds
+    if shot:
+        await tab.shot(shot)
+    await tab.close()
     return found
 
 
@@ -259,23 +268,22 @@ async def load(browser: Chromium, serve: Serve, n: int) -> dict[str, Any]:
     return {"ms": times, "files": files, "arrays": arrays}
 
 
-async def stalled(serve: Serve, seconds: float) -> dict[str, Any]:
-    """Painted per second of one browser alone, beside a second one, and after the second one was stopped."""
-    async with chromium() as one:
-        tab = await watched(one, serve)
-        await asyncio.sleep(settle(seconds))
-        alone = rates(await paints(tab, seconds), seconds)
-        async with chromium() as two:
-            await watched(two, serve)
+async def stalled(browser: Chromium, serve: Serve, seconds: float) -> dict[str, Any]:
+    """Painted per second of one browser alone, and beside a second one that was stopped."""
+    tab = await watched(browser, serve)
+    await asyncio.sleep(settle(seconds))
+    alone = rates(await paints(tab, seconds), seconds)
+    async with chromium() as other:
+        await watched(other, serve)
+        other.stall()
+        try:
             await asyncio.sleep(settle(seconds))
-            two.stall()
-            try:
-                await asyncio.sleep(settle(seconds))
-                beside = rates(await paints(tab, seconds), seconds)
-                viewers = serve.status()["stat"]["server"]["viewers"]
-            finally:
-                two.resume()
-        return {"alone": alone, "beside": beside, "viewers": viewers}
+            beside = rates(await paints(tab, seconds), seconds)
+            viewers = serve.status()["stat"]["server"]["viewers"]
+        finally:
+            other.resume()
+    await tab.close()
+    return {"alone": alone, "beside": beside, "viewers": viewers}
 
 
 class Light:
@@ -329,12 +337,13 @@ async def crowd(serve: Serve, counts: tuple[int, ...], seconds: float) -> dict[i
     return out
 
 
-async def tabs(serve: Serve, n: int, seconds: float) -> dict[str, float]:
+async def tabs(browser: Chromium, serve: Serve, n: int, seconds: float) -> dict[str, float]:
     """The same of n tabs of one Chromium: CPU of the server, painted per second and map of one tab."""
-    async with chromium() as browser:
-        shown = [await watched(browser, serve) for _ in range(n)]
-        await asyncio.sleep(settle(seconds))
-        before = cpu_s(serve.process.pid)
-        found = await asyncio.gather(*(paints(t, seconds) for t in shown))
-        cpu = (cpu_s(serve.process.pid) - before) / seconds
+    shown = [await watched(browser, serve) for _ in range(n)]
+    await asyncio.sleep(settle(seconds))
+    before = cpu_s(serve.process.pid)
+    found = await asyncio.gather(*(paints(t, seconds) for t in shown))
+    cpu = (cpu_s(serve.process.pid) - before) / seconds
+    for tab in shown:
+        await tab.close()
     return {"cpu": cpu, "rate": float(np.mean([rates(f, seconds)["painted"][MAPS[0]] for f in found]))}
