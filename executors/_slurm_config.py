@@ -54,8 +54,8 @@ class SlurmConfig:
     """Where jobs write what they say; a folder that this computer and the nodes share."""
     local_directory: str = ""
     """Folder on the nodes for temporary files."""
-    death_timeout_s: float = 60.0
-    """Jobs end by themselves when the scheduler cannot be reached for so long."""
+    death_timeout_s: float = 120.0
+    """Jobs end by themselves when the scheduler cannot be reached for so long; also the time that workers have to start."""
     retries: int = 3
     """A node whose job is lost is asked for again so often."""
     queue_wait_s: float = 0.0

@@ -249,7 +249,7 @@ def test_ctrl_c_in_the_queue_leaves_no_job(cluster: Cluster) -> None:
 
 
 def test_jobs_end_when_the_program_is_killed(cluster: Cluster) -> None:
-    with started(cluster, settings="death_timeout_s = 2.0") as process:
+    with started(cluster, settings="death_timeout_s = 10.0") as process:
         err_until(process, "1 node running")
         process.kill()
         process.communicate(timeout=LIMIT_S)

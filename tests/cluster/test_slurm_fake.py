@@ -213,7 +213,7 @@ def test_the_dry_run_is_what_is_submitted(fake: Fake, tls: bool, monkeypatch: py
     assert "\nmodule load apptainer\n" in dry
     command = dry.strip().splitlines()[-1]
     assert command.startswith("apptainer exec env.sif python3 -m distributed.cli.dask_worker t")
-    assert "--nthreads 2 --memory-limit 0 --nworkers 2 --nanny --death-timeout 60" in command
+    assert "--nthreads 2 --memory-limit 0 --nworkers 2 --nanny --death-timeout 120" in command
     assert (" tls://127.0.0.1:" in command and " --tls-key " in command) == tls
     assert list((fake.folder / "logs").glob(".keys-*")) == [], "keys do not outlive the run"
 
