@@ -23,7 +23,7 @@ help:
 	@echo "make test      all tests (ARGS=... are passed to pytest)"
 	@echo "make check     what CI does after the tests: lint, types, import contracts, packaging"
 	@echo "make docs      write docs/reference anew from the docstrings"
-	@echo "make bench     benchmarks, written to docs/reference/performance.md (ARGS= of those of files, LIVE_ARGS= of live ones, GUI_ARGS= of the page)"
+	@echo "make bench     benchmarks, written to docs/reference/performance.md, scaling.md (ARGS= of those of files, LIVE_ARGS= of live ones, GUI_ARGS= of the page)"
 	@echo "make soak      long proofs, written with their date to docs/reference/soak.md"
 	@echo "make warmup    compile the kernels of the built-in UDFs into the user's cache"
 	@echo "make clean     remove what was built; make distclean: the environment too"
@@ -74,6 +74,8 @@ test: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test warmup
 	@$(PY) -m tests.bench $(ARGS)
 	@$(PY) -m tests.bench.live --page $(LIVE_ARGS)
+	@mkdir -p build && $(PY) -m tests.bench.scale_rates --json build/scale.json
+	@$(PY) -m tests.bench.scale_sim --rates build/scale.json --page >/dev/null
 	@$(PY) -m tests.bench.gui --page $(GUI_ARGS)
 
 soak: $(VENV)/.installed-test
