@@ -31,7 +31,8 @@ class Cluster:
     listen: where the router waits for consumers and clients; results: where this program waits for consumers. Both as consumers write
     them, "tcp://host:port"; port 0 finds a free one. Consumers on other computers need addresses of this computer that they can reach.
     curve: {"secret", "server"}: key file of this user, and public key of the router. health: [HOST:]PORT of the router's health.
-    consumers: how many have to be connected before `connect` returns. consumer_bytes: memory for frames of each. wait_s: longest wait
+    consumers: how many have to be connected before `connect` returns. consumer_bytes: memory for
+    frames of each. consumer_health: [HOST:]PORT at which each serves its health ("0": a free port), "" for none. wait_s: longest wait
     for them, and longest time without any. timeout_s, block_timeout_s: as for `route`. source: which detector of a router with several.
     """
 
@@ -41,6 +42,7 @@ class Cluster:
     curve: Mapping[str, Any] | None = None
     consumers: int | None = None
     consumer_bytes: int = RING_BYTES
+    consumer_health: str = ""
     wait_s: float = CONSUMERS_S
     timeout_s: float | None = None
     block_timeout_s: float | None = None
@@ -72,6 +74,7 @@ def connect_routed(
         "source": how.source,
         "curve": how.curve,
         "ring_bytes": how.consumer_bytes,
+        "consumer_health": how.consumer_health,
         "wait_s": how.wait_s,
     }
     given |= {"consumers": how.consumers, "describe": describe}

@@ -51,6 +51,7 @@ class RoutedSource:
         curve: Mapping[str, Any] | None = None,
         consumers: int | None = None,
         ring_bytes: int = RING_BYTES,
+        consumer_health: str = "",
         wait_s: float = CONSUMERS_S,
         silent_s: float = SILENT_S,
         describe: Describe = lambda meta: meta,
@@ -78,7 +79,7 @@ class RoutedSource:
         weakref.finalize(self, self._link.leave)
         try:
             self._wait_for_router()
-            self._consumers = executor.keep(RouteConsumer(router, self._link.results, self._link.name, theirs, ring_bytes))
+            self._consumers = executor.keep(RouteConsumer(router, self._link.results, self._link.name, theirs, ring_bytes, consumer_health))
             n = int(self._consumers.status()["workers"]) if consumers is None else consumers
             self.wait_for_consumers(max(1, n), wait_s)
         except BaseException:
