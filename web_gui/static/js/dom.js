@@ -126,6 +126,10 @@ export function menu(anchor, items) {
     ),
   );
   home.append(node);
+  if (home.getRootNode() instanceof ShadowRoot && node.showPopover) {
+    node.popover = "manual"; // above all: cells of notebooks cut off what reaches out, and move what is fixed
+    node.showPopover();
+  }
   const box = anchor.getBoundingClientRect();
   node.style.top = `${Math.max(4, Math.min(box.bottom + 4, innerHeight - node.offsetHeight - 4))}px`;
   node.style.left = `${Math.max(4, Math.min(box.left, innerWidth - node.offsetWidth - 4))}px`;
