@@ -227,6 +227,19 @@ def test_keys_are_for_the_user_alone(fake: Fake) -> None:
         job.cancel()
 
 
+def test_keys_of_ones_own(fake: Fake, tmp_path: Path) -> None:
+    from distributed import Security
+
+    made = Security.temporary().get_tls_config_for_role("scheduler")
+    for what in ("ca_file", "cert", "key"):
+        (tmp_path / what).write_text(made[what])
+    files = {f"tls_{role}_{what}": str(tmp_path / what) for role in ("scheduler", "worker", "client") for what in ("cert", "key")}
+    own = Security(require_encryption=True, tls_ca_file=str(tmp_path / "ca_file"), **files)
+    with fake.executor(security=own) as ex:
+        script = ex.job_script()
+    assert f"--protocol tls:// --tls-ca-file {tmp_path}/ca_file --tls-cert {tmp_path}/cert --tls-key {tmp_path}/key" in script
+
+
 def test_the_import_leaves_ctrl_c_alone() -> None:
     """dask-jobqueue sets a handler of its own when it is imported, and cannot be imported in a thread for that reason."""
     code = (
