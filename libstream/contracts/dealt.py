@@ -37,7 +37,7 @@ class Consumers(Protocol):
         """End them. Idempotent."""
 
     def status(self) -> Mapping[str, Any]:
-        """"workers" (how many there are, or will be), "started" (how many have a consumer), "error" (why there are none, or "")."""
+        """ "workers" (how many there are, or will be), "started" (how many have a consumer), "error" (why there are none, or "")."""
 
 
 @runtime_checkable

@@ -25,7 +25,9 @@ MAY_IMPORT_HEAVY = {
 # themselves imported only when a server is started
 MAY_IMPORT_HEAVY |= {f"web_gui/{name}.py": {"tornado"} for name in ("gate", "requests", "server", "viewer")}
 MAKES_TILES = {"libstream/run/hooked.py"}
-OPENS_SOCKETS = {f"io_backends/streams/{name}.py" for name in ("_tcp", "_zmq", "_zmq_plain", "_zmq_route", "_merlin_control", "_merlin_simulated")}
+OPENS_SOCKETS = {
+    f"io_backends/streams/{name}.py" for name in ("_tcp", "_zmq", "_zmq_plain", "_zmq_route", "_merlin_control", "_merlin_simulated")
+}
 OPENS_SOCKETS.add("libstream/testing/kinds.py")  # looks for free ports
 
 
