@@ -29,6 +29,8 @@ MISSING_S = 0.5
 """A frame that is not there is looked for again after this time."""
 MESSAGES_BYTES = 64 << 20
 """Memory for encoded messages: enough that browsers which are not exactly in step share them."""
+MESSAGES_MOST = 512
+"""Most of them: some rows of a map are small, and what is kept beside each one is not."""
 RECORDS_MAX = 100_000
 
 
@@ -228,7 +230,7 @@ class Hub:
             self.encoded += 1
             self._messages[name] = message
             self._bytes += len(message)
-            while self._bytes > MESSAGES_BYTES and len(self._messages) > 1:
+            while (self._bytes > MESSAGES_BYTES and len(self._messages) > 1) or len(self._messages) > MESSAGES_MOST:
                 _, old = self._messages.popitem(last=False)
                 self._bytes -= len(old)
         return message
