@@ -259,6 +259,27 @@ def test_a_failing_udf_is_told_and_the_view_lives(views: Callable[[Any], Views],
     assert list(client.state["analyses"]) == ["sum"]
 
 
+class Slow(ls.UDF):
+    """Takes its time."""
+
+    def outputs(self) -> dict[str, ls.Output]:
+        return {"value": ls.nav("f8")}
+
+    def process_frame(self, frame: _Arr, out: Any) -> None:
+        time.sleep(0.02)
+        out.value[...] = frame[0, 0]
+
+
+def test_a_run_is_stopped_and_what_is_there_stays(views: Callable[[Any], Views], frames: _Arr) -> None:
+    job = ls.start(ls.open(np.tile(frames, (4, 1, 1, 1))), {"slow": Slow()})
+    client = Client(views(job))
+    until(lambda: client.stat.get("run") and client.state)
+    client.say(type="cmd", id=1, name="cancel")
+    until(lambda: client.state["analyses"]["slow"]["state"] == "incomplete" and client.state["run"]["state"] == "incomplete")
+    assert job.state == "cancelled"
+    until(lambda: client.stat["run"] is None)
+
+
 def test_results_are_shown_and_nothing_else(views: Callable[[Any], Views], frames: _Arr) -> None:
     result = ls.run(ls.open(frames), {"com": ls.udfs.CenterOfMass()})
     client = Client(views(result))

@@ -43,8 +43,8 @@ class NotebookApp extends EventTarget {
     this.store.addEventListener("refused", ({ detail }) => this.say(detail.error.message));
     this.layout.addEventListener("replaced", () => this.refresh());
     this.link.addEventListener("open", () => this.say(""));
-    this.link.addEventListener("deaf", () => this.say("The kernel is busy with a cell, or gone. Pictures come all the same; handles work when it answers."));
-    this.link.addEventListener("ended", () => this.say("This view was closed; the picture is its last one."));
+    this.link.addEventListener("deaf", () => this.say("The kernel is busy with a cell, or gone. Pictures come all the same; handles work when it answers.", true));
+    this.link.addEventListener("ended", () => this.say("This view was closed; the picture is its last one.", true));
     this.link.kept();
     this.link.connect();
   }
@@ -118,9 +118,12 @@ class NotebookApp extends EventTarget {
     }
   }
 
-  say(text) {
+  // A line over the tiles; what was wrong once goes away by itself.
+  say(text, lasts = false) {
     this.note.textContent = text;
     this.note.hidden = !text;
+    clearTimeout(this.silence);
+    if (text && !lasts) this.silence = setTimeout(() => this.say(""), 10000);
   }
 
   mayChangeOrSay() {
@@ -181,6 +184,7 @@ class NotebookApp extends EventTarget {
   }
 
   close() {
+    clearTimeout(this.silence);
     for (const tile of this.tiles.values()) tile.close();
     this.tiles.clear();
     this.link.leave();
