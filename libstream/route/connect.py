@@ -92,7 +92,8 @@ def connect_routed(
         raise UsageError("keys need a router of its own: start `libstream route --curve-secret ...` and connect to router://host:port")
     if remote and urlsplit(how.listen).hostname in _LOOPBACK:
         raise _unreachable("listen", how.listen)
-    router = SpawnedRouter(_arguments(url, how, received, options))
+    files: list[str] = []
+    router = SpawnedRouter(_arguments(url, how, received, options, files), files)
     try:
         return RoutedSource(url.text, _reachable(router.address, how.listen), executor, owned=router, **given)
     except BaseException:
@@ -113,8 +114,8 @@ def _reachable(bound: str, asked: str) -> str:
     return bound if host in (None, "0.0.0.0", "*") else f"{bound.rpartition('//')[0]}//{host}:{bound.rpartition(':')[2]}"
 
 
-def _arguments(url: StreamUrl, how: Cluster, received: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Of `libstream route`."""
+def _arguments(url: StreamUrl, how: Cluster, received: Mapping[str, Any], options: Mapping[str, Any], files: list[str]) -> list[str]:
+    """Of `libstream route`. files: gets the names of those that were made for it."""
     text = url.text
     if options:
         text += ("&" if "?" in text else "?") + urlencode(
@@ -134,5 +135,6 @@ def _arguments(url: StreamUrl, how: Cluster, received: Mapping[str, Any], option
         fd, path = tempfile.mkstemp(prefix="libstream-positions-", suffix=".npy")
         with contextlib.closing(os.fdopen(fd, "wb")) as file:
             np.save(file, np.asarray(received["positions"]))
+        files.append(path)
         out += ["--positions", path]
     return out

@@ -76,6 +76,7 @@ class Hub:
         self._lock = threading.Lock()
         self._told = self._beat = 0.0
         self._leaving = False
+        self._news = False  # consumers have come or gone
         self._thread = threading.Thread(target=self._loop, name="libstream-router", daemon=True)
         self._look(time.monotonic())
 
@@ -136,9 +137,11 @@ class Hub:
         if now - self._told >= TELL_S:
             self._told = now
             self.serving.tell()
-        if now - self._beat >= BEAT_S:
-            self._beat = now
+        if now - self._beat >= BEAT_S or self._news:
+            self._beat, news, self._news = now, self._news, False
             self._look(now)
+            for client in self.serving.clients.values() if news else ():
+                self.serving.welcome(client)
 
     def _take(self, name: bytes, parts: Sequence[Any]) -> None:
         try:
@@ -189,6 +192,7 @@ class Hub:
                 self.send(name, wire.write("wait", boot=self.boot))  # its client has not come (back) yet
                 return
             self.sessions[name] = session
+            self._news = True
             _log.info("consumer %s has connected", session.label)
         session.heard_of(said, now)
         self.send(name, wire.write("welcome", boot=self.boot))
@@ -205,6 +209,7 @@ class Hub:
         if session.lost:
             return
         session.lost = time.monotonic()
+        self._news = True
         if why:
             self.n_lost += 1
             session.last_error = why

@@ -159,6 +159,7 @@ class Link:
             for session, at in list(self.consumers.items()):
                 if not self._sockets.send(1, wire.write("beat"), session.encode()) or now - at > 3 * self.silent_s:
                     del self.consumers[session]
+                    self.send("gone", session=session)
                     self.changed.notify_all()
 
     def _flush(self) -> None:

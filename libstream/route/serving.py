@@ -95,10 +95,14 @@ class Serving:
             client = self.clients[name] = Client(name, source)
             _log.info("a client has connected")
         client.heard = time.monotonic()
-        source_ = self.hub.sources[client.source]
-        self.hub.send(name, wire.write(
-            "welcome", boot=self.hub.boot, source=source_.uri, address=source_.address, can_arm=source_.detector.controller is not None,
-            health=wire.plain(self.hub.health()), status=wire.plain(source_.status()), problems=[p[:2000] for p in source_.problems],
+        self.welcome(client)
+
+    def welcome(self, client: Client) -> None:
+        """How it goes."""
+        source = self.hub.sources[client.source]
+        self.hub.send(client.name, wire.write(
+            "welcome", boot=self.hub.boot, source=source.uri, address=source.address, can_arm=source.detector.controller is not None,
+            health=wire.plain(self.hub.health()), status=wire.plain(source.status()), problems=[p[:2000] for p in source.problems],
         ))  # fmt: skip
 
     def take(self, client: Client, said: wire.Message) -> None:
@@ -113,6 +117,10 @@ class Serving:
                 running.work.merged(said.numbers("numbers"))
         elif kind == "fenced":
             self._give_again(client, said)
+        elif kind == "gone":
+            name = said.text("session")
+            for session in [s for s in self.hub.sessions.values() if s.id == name and s.client == client.name]:
+                self.hub.lose(session, "cannot be reached by the client any more")
         elif kind == "wake" and said.text("token") in client.passes:
             client.passes[said.text("token")].work.wake()
         elif kind == "end":

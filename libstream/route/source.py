@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections import OrderedDict, deque
@@ -70,17 +71,20 @@ class RoutedSource:
         self.n_acquisitions = 0
         mine, theirs = _keys(curve or {})
         self._link = Link(
-            router, results, source=source, curve=mine, heard=self._heard, came=self._came, silent=self._silent,
-            silent_s=silent_s,
+            router, results, source=source, curve=mine, silent_s=silent_s, heard=_weak(self._heard), came=_weak(self._came),
+            silent=_weak(self._silent),
         )  # fmt: skip
         self._changed = self._link.changed
         self._consumers: Consumers | None = None
         self._link.start()
-        weakref.finalize(self, self._link.leave)
+        self._parts: list[Any] = [] if owned is None else [owned]
+        self._forgotten = weakref.finalize(self, _leave, self._link, self._parts)
+        self._forgotten.atexit = False
         try:
             self._wait_for_router()
             self._consumers = executor.keep(RouteConsumer(router, self._link.results, self._link.name, theirs, ring_bytes, consumer_health))
             n = int(self._consumers.status()["workers"]) if consumers is None else consumers
+            self._parts.append(self._consumers)
             self.wait_for_consumers(max(1, n), wait_s)
         except BaseException:
             self.close()
@@ -301,6 +305,7 @@ class RoutedSource:
                 return
             self._closed = True
             self._changed.notify_all()
+        self._forgotten.detach()
         with ExitStack() as stack:
             if self._owned is not None:
                 stack.callback(self._owned.close)
@@ -316,6 +321,28 @@ class RoutedSource:
 
     def __repr__(self) -> str:
         return f"<live {self.uri} by the router {self._link.router}: {self.state}, {self.n_consumers} consumers>"
+
+
+def _weak(method: Callable[..., None]) -> Callable[..., None]:
+    """The method, as long as its object lives: the thread of the link does not keep it alive."""
+    found = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        if (bound := found()) is not None:
+            bound(*args)
+
+    return call
+
+
+def _leave(link: Link, parts: list[Any]) -> None:
+    """Nobody refers to the source any more, and nobody has closed it."""
+    link.leave()
+
+    def close() -> None:
+        for one in parts:
+            one.close()
+
+    threading.Thread(target=close, name="libstream-leave", daemon=True).start()  # the garbage collector is not to wait
 
 
 def _keys(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

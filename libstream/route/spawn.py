@@ -22,10 +22,11 @@ END_S = 10.0
 class SpawnedRouter:
     """`libstream route` with these arguments. address: where consumers and clients connect. It ends when this process ends.
 
-    Raises OSError, LibstreamError with what it said where it does not start.
+    files: deleted when it ends. Raises OSError, LibstreamError with what it said where it does not start.
     """
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], files: Sequence[str] = ()) -> None:
+        self._files = tuple(files)
         command = [sys.executable, "-m", "libstream", "route", *arguments, "--json", "--end-with-input"]
         env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         self.said: deque[str] = deque(maxlen=50)
@@ -81,3 +82,6 @@ class SpawnedRouter:
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                os.unlink(file)

@@ -170,8 +170,9 @@ def routed(n: int = 2, *, frames: int = 4, wire: Wire | None = None, before: Any
         stack.callback(router.close)
         router.start()
         live = RoutedSource("memory://", router.address, executor, results=ANYWHERE, **{"consumers": n, "wait_s": 10.0, **(client or {})})
-        stack.callback(live.close)
         made = Routed(wire, router, live, executor)
+        del live
+        stack.callback(lambda: made.live.close() if hasattr(made, "live") else None)
         yield made
         if following is not None:
             made.whole(following)

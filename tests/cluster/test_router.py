@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -272,6 +273,16 @@ def test_scans_one_after_another(n: int) -> None:
         for run in range(1, n + 1):
             r.whole(run)
         assert r.live.cluster()["consumers_lost"] == 0
+
+
+def test_a_source_that_nobody_refers_to_disconnects() -> None:
+    with routed(following=None) as r:
+        r.whole(1)
+        executor = r.executor
+        del r.live
+        gc.collect()
+        until(lambda: r.hub.health()["clients"] == 0, "the router to see that the client has gone")
+        until(lambda: not any(t.is_alive() for t in executor._threads), "consumers to end")
 
 
 def test_a_second_client_is_refused_until_the_first_has_gone() -> None:
