@@ -74,8 +74,9 @@ export class AnalysisList {
     row.mark.className = `mark ${a.state}`;
     row.mark.title = a.state === "failed" ? a.error?.message ?? "" : "";
     const shown = a.outputs.filter((o) => o.display !== "none");
+    const only = a.outputs.filter((o) => o.display === "none").map((o) => o.title || o.name);
     row.outputs.hidden = !selected;
-    const key = JSON.stringify(shown.map((o) => [o.name, this.app.layout.isOutputShown(a, o.name)]));
+    const key = JSON.stringify([shown.map((o) => [o.name, this.app.layout.isOutputShown(a, o.name)]), only]);
     if (row.key === key) return;
     row.key = key;
     row.outputs.replaceChildren(
@@ -85,6 +86,7 @@ export class AnalysisList {
             return el("button", { type: "button", class: "chip", "aria-pressed": String(on), text: o.title || o.name, title: `${on ? "Hide" : "Show"} ${o.title || o.name}`, on: { click: () => this.app.layout.showOutput(a.id, o.name, !on) } });
           })
         : []),
+      ...(only.length ? [el("span", { class: "dim", text: `${only.join(", ")}: in files, not shown`, title: "The page has no view for arrays of this shape; they are saved with the results." })] : []),
     );
   }
 

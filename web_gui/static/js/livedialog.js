@@ -83,7 +83,7 @@ class LiveDialog {
   }
 
   entry(detector) {
-    const scan = detector.options.scan ? `${[detector.options.scan].flat().join(" × ")} scan` : "";
+    const scan = detector.options.scan ? `${[detector.options.scan].flat().join("\u00a0×\u00a0")}\u00a0scan` : "";
     const node = el("button", { type: "button", class: "step", "aria-pressed": "false", on: { click: () => this.choose(detector, node), dblclick: () => this.connect() } }, el("strong", { text: detector.title }), el("span", { class: "dim", text: [detector.url, scan].filter(Boolean).join(" · ") }));
     return node;
   }

@@ -7,6 +7,11 @@ import { extent, round125, short } from "./levels.js";
 const PAD = { right: 12, top: 12, bottom: 34 };
 const LEAST_LEFT = 40; // px for the labels of the values; more where they are longer
 const LINE_COLOURS = ["#ffb454", "#5cc8ff", "#c39bff", "#8fdc6f", "#ff8fb8", "#ffe066", "#4fd6c3", "#ff7b6b"];
+const LINE_COLOURS_LIGHT = ["#a85200", "#0068a8", "#6f42c1", "#2a7a2e", "#b52d66", "#7d6200", "#006d60", "#b8362a"]; // the same hues, dark enough for a light ground
+
+function lineColour(k) {
+  return (document.documentElement.dataset.theme === "light" ? LINE_COLOURS_LIGHT : LINE_COLOURS)[k % 8];
+}
 
 const TICK_FONT = "11px system-ui, sans-serif";
 
@@ -148,7 +153,7 @@ export class Plot {
     g.rect(f.left, PAD.top, f.w, f.h);
     g.clip();
     this.lines.forEach((line, k) => {
-      g.strokeStyle = LINE_COLOURS[(k + this.first) % 8];
+      g.strokeStyle = lineColour(k + this.first);
       g.lineWidth = 1.6;
       g.beginPath();
       let pen = false;
@@ -160,7 +165,7 @@ export class Plot {
       }
       g.stroke();
     });
-    for (const [i, colour] of [[this.cursor, "#ffb454"], [this.at, ink]]) {
+    for (const [i, colour] of [[this.cursor, lineColour(0)], [this.at, ink]]) {
       if (i === null || i === undefined) continue;
       g.strokeStyle = colour;
       g.lineWidth = 1;
@@ -210,7 +215,7 @@ export class Plot {
     this.names.slice(0, 8).forEach((name, k) => {
       g.fillStyle = ink;
       g.fillText(name, f.left + f.w - 18, PAD.top + 6 + 15 * k);
-      g.fillStyle = LINE_COLOURS[(k + this.first) % 8];
+      g.fillStyle = lineColour(k + this.first);
       g.fillRect(f.left + f.w - 14, PAD.top + 10 + 15 * k, 10, 3);
     });
   }
