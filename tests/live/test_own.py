@@ -166,7 +166,7 @@ def test_remembered_headers_mean_what_the_careful_way_reads(messages: list[Any])
 def test_frames_like_the_one_before_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = started()
     read = []
-    monkeypatch.setattr(_own_decode, "loads", lambda head: read.append(head) or loads(head))
+    monkeypatch.setattr(_own_decode.cbor, "loads", lambda head: read.append(head) or loads(head))
     for number in range(70_000, 70_100):
         assert fed(decoder, {**FRAME, "number": number, "t_ns": number**2}, b"x")[0].number == number
     assert len(read) == 2  # itself, and the proof that its number is where it seems to be
