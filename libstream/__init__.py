@@ -28,6 +28,7 @@ if _typing.TYPE_CHECKING:  # what `_FROM` does at run time, for type checkers an
     from libstream.api import record as record
     from libstream.api import register as register
     from libstream.api import replay as replay
+    from libstream.api import route as route
     from libstream.api import run as run
     from libstream.api import run_iter as run_iter
     from libstream.api import shutdown as shutdown
@@ -61,7 +62,7 @@ if (_root / "setup.cfg").is_file() and (_root / "udfs" / "__init__.py").is_file(
 _FROM = {
     "libstream.api": (
         "open", "run", "run_iter", "arun", "arun_iter", "start", "map", "on", "executor", "shutdown", "load_result",
-        "Result", "Job", "connect", "LiveSource", "Acquisition", "record", "register", "replay", "watch",
+        "Result", "Job", "connect", "LiveSource", "Acquisition", "record", "register", "replay", "route", "watch",
     ),
     "libstream.ext": (
         "UDF", "Array", "Corrections", "Coverage", "Output", "PerPosition", "Quantity", "Ragged", "kernel", "nav", "param",
@@ -104,6 +105,7 @@ __all__ = [
     "record",
     "register",
     "replay",
+    "route",
     "run",
     "run_iter",
     "shutdown",

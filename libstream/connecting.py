@@ -64,7 +64,7 @@ def connect(
         executor: name or executor whose workers are to take the frames themselves ("dask"): a router is started on this computer and deals
             them out. "router://host:9880" as url takes the frames of one that runs (`libstream route`). Give the same executor to `start`.
         cluster: how router, workers and this program reach each other, see `libstream.route.connect.Cluster`: listen=, results=, health=,
-            curve=, consumers=, consumer_bytes=, wait_s=, timeout_s=, block_timeout_s= (docs/how-to/live-on-a-cluster.md).
+            curve=, consumers=, consumer_bytes=, consumer_health=, wait_s=, timeout_s=, block_timeout_s= (docs/how-to/live-on-a-cluster.md).
         options: what the kind of detector takes.
 
     Returns a `LiveSource`; with `executor` a `RoutedSource`, which is used in the same way.
