@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from libstream.contracts.params import make, to_json
+from libstream.contracts.params import make, to_json, validated
 from libstream.contracts.source import FrameSource
 from libstream.contracts.udf import UDF
 from libstream.errors import FormatError, UsageError
@@ -76,7 +76,8 @@ def _udf_differences(old: Mapping[str, Any], given: UDF | OnChannel, channel: st
         out.append("code")
     if old.get("channel") != channel:
         out.append("channel")
-    params = {n: to_json(v) for n, v in udf.parameters().items()}
+    # as they are recorded: a default of 0 is 0 px where lengths may have units
+    params = {n: to_json(v) for n, v in validated(udf).parameters().items()}
     if old.get("params") != params:
         changed = [n for n in params if (old.get("params") or {}).get(n) != params[n]]
         out.append(f"parameter {', '.join(changed)}" if changed else "parameters")

@@ -121,6 +121,13 @@ def test_resume_sees_every_change_of_the_recipe(cli: Any, scans: list[str], old:
     assert "is made anew: changed:" in said.err
 
 
+@pytest.mark.parametrize("udf", ["CenterOfMass", "VirtualDetector", "RadialProfile", "FEM"])
+def test_resume_knows_parameters_that_were_not_given(cli: Any, scans: list[str], udf: str) -> None:
+    words = ("run", "a.npy", "--udf", udf, "-o", "out.h5", "--resume", "--json")
+    assert cli(*words).json["done"] == 1
+    assert cli(*words).json["skipped"] == 1
+
+
 def test_resume_repeats_an_incomplete_result(cli: Any, scans: list[str]) -> None:
     words = ("run", "a.npy", "--recipe", "setup/recipe.toml", "--resume")
     cli(*words)
