@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ end at once anyhow."""
 HOLD_S = 0.08
 """A new generation is first shown when it is complete or this old: its first snapshot holds a few positions only, and showing it
 would make a dragged detector's image flicker between almost nothing and all."""
+PACES = 5
+"""Measurements of the time that a frame takes, of which the shortest counts: a run that was held up must not make the next one rough."""
 GENERATIONS = 8
 """Generations whose parameters are remembered: results of at most two can be under way."""
 
@@ -68,7 +71,7 @@ class Lane:
         self._answers = {0: 0}
         self._go = threading.Event()
         self._closed = False
-        self._frame_s = guessed_frame_s(source)
+        self._paces: deque[float] = deque(maxlen=PACES)
         self._sketching: _Sketching | None = None
         self._sketch: tuple[int, Sketch] | None = None
         self.result: Result | None = None
@@ -97,7 +100,7 @@ class Lane:
         old = self._udfs[id]
         udfs = {**self._udfs, id: udf if isinstance(old, UDF) else api.on(old.channel, udf)}
         with self._lock:
-            self._measured()
+            self._measured(self.job)
             gens = {**self._gens[max(self._gens)], id: gen}
             sketching = self._sketched(udfs, gens, (id, udf, gen))
             if sketching is None:
@@ -117,15 +120,15 @@ class Lane:
         for old in sorted(self._gens)[:-GENERATIONS]:
             del self._gens[old], self._answers[old]
 
-    def _measured(self) -> None:
-        """Take the time of a frame from what the job has done."""
-        p = self.job.progress
-        if p.n_done and p.seconds > 0.02:
-            self._frame_s = p.seconds / p.n_done
+    def _measured(self, job: api.Job) -> None:
+        """Take the time of a frame from what a run has done. The first moments of one say nothing."""
+        p = job.progress
+        if p.n_done > 0.1 * p.n_total and p.seconds > 0:
+            self._paces.append(p.seconds / p.n_done)
 
     def _sketched(self, udfs: Mapping[str, Any], gens: dict[str, int], change: tuple[str, UDF, int] | None) -> _Sketching | None:
         """Start a sketch where it is worth while."""
-        grid = grid_for(self._source, self.job.udfs, self._roi, self._frame_s)
+        grid = grid_for(self._source, self.job.udfs, self._roi, min(self._paces, default=guessed_frame_s(self._source)))
         if grid is None:
             return None
         job = api.start(self._source, udfs, roi=grid.mask, tick_s=math.inf, **self._options)
@@ -207,12 +210,11 @@ class Lane:
 
     def _take_sketch(self, now: _Sketching) -> None:
         """Wait for a sketch, show it, and have the job compute the whole."""
-        began = time.monotonic()
         result = _sketched(now.job)
         with self._lock:
             self._sketching = None
             if result is not None:
-                self._frame_s = (time.monotonic() - began) / int(now.grid.mask.sum())
+                self._measured(now.job)
                 self._sketch = now.asked, Sketch(now.grid, result)
             if now.change is not None and not self._closed:
                 self._send(*now.change)
