@@ -20,8 +20,11 @@ from libstream.jobs.arrays import plain
 from libstream.jobs.outputs import axis_json
 from libstream.live.watch import WatchedAcquisition, WatchedFile
 from libstream.model.source import SourceMeta
+from libstream.route.acquisition import RoutedAcquisition
 
 OPEN_OPTIONS = ("format", "scan", "frame", "sync_offset", "scan_step", "pixel", "centre", "rotation_deg", "channel", "io")
+ACQUISITIONS = (api.Acquisition, WatchedAcquisition, RoutedAcquisition)
+"""Sources whose frames come while they are processed."""
 LIVE_OPTIONS = (
     "scan", "order", "flyback", "frames_per_position", "scan_step", "pixel", "centre", "rotation_deg", "ring_bytes", "max_message_bytes",
     "policy", "stall_timeout_s", "record",
@@ -234,7 +237,7 @@ def newest(source: FrameSource) -> int:
     """Flat position of the frame that arrived last; 0 for stored frames."""
     if isinstance(source, WatchedAcquisition):
         return max(0, min(source.n_arrived, source.meta.shape.n_positions) - 1)
-    return (source.newest or 0) if isinstance(source, api.Acquisition) else 0
+    return (source.newest or 0) if isinstance(source, (api.Acquisition, RoutedAcquisition)) else 0
 
 
 def memory_of(meta: SourceMeta) -> int:

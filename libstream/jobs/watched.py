@@ -22,7 +22,6 @@ from libstream.jobs.outputs import OutputInfo, describe, outputs_of
 from libstream.jobs.past import analysis_of_result, source_of_result
 from libstream.jobs.runner import now_ms
 from libstream.jobs.store import Store
-from libstream.live.watch import WatchedAcquisition
 from libstream.model.corrections import Corrections
 from libstream.model.result import Outputs, Result
 from libstream.model.source import SourceMeta
@@ -81,7 +80,7 @@ class Watched:
             else:
                 self.job = what
                 self._analyses = _of_job(what)
-                kind = "live" if isinstance(what.source, (api.Acquisition, WatchedAcquisition)) else "file"
+                kind = "live" if isinstance(what.source, sources.ACQUISITIONS) else "file"
                 self._source_json = {**sources.describe(what.source, kind, self.number, {}), "frames": True, "sampled": 0}
                 newest = what.snapshot()
                 if newest is not None:
@@ -191,7 +190,7 @@ class Watched:
             return
         meta = source.meta if channel is None else source.channel_meta(channel)
         n = math.prod(meta.shape.nav)
-        there = sources.newest(source) + 1 if isinstance(source, (api.Acquisition, WatchedAcquisition)) else n
+        there = sources.newest(source) + 1 if isinstance(source, sources.ACQUISITIONS) else n
         most = max(1, min(SAMPLE, there, SAMPLE_BYTES // max(1, sources.memory_of(meta))))
         corrections = self.corrections[1]
         total, largest, count = None, None, 0
