@@ -128,6 +128,7 @@ class _Serving:
             while self.going and not self.leaving and not self.stopped():
                 self._turn()
             with contextlib.suppress(OSError):
+                self._beat(time.monotonic())  # the last figures
                 sockets.send(0, wire.write("bye"))
         except OSError as exc:
             self.last_error = str(exc)

@@ -11,7 +11,7 @@ import platform
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -257,4 +257,12 @@ class Hub:
             "blocks": sum(len(p.kept) for p in self.serving.passes),
             "last_error": (self.problems or [p for s in self.sources for p in s.problems] or [""])[-1],
         }  # fmt: skip
-        return [me, *(s.node(now) for s in self.sessions.values()), *(s.node(now) for s in self.former)]
+        here = {s.label for s in self.sessions.values()}  # one that has begun anew is shown once
+        gone = {s.label: s for s in self.former if s.label not in here}
+        times: Counter[str] = Counter()
+        nodes = [me]
+        for session in (*self.sessions.values(), *gone.values()):
+            times[session.label] += 1
+            again = "" if times[session.label] == 1 else f"#{times[session.label]}"  # two in one process
+            nodes.append({**session.node(now), "name": session.label + again})
+        return nodes

@@ -138,6 +138,8 @@ def test_a_consumer_is_lost_in_the_middle_and_nothing_else_is(how: str, after: i
         r.executor.running[0].frozen = False
         if how == "frozen":
             until(lambda: r.live.n_consumers == 2, "the frozen one, in a new session")
+        names = [(n["name"], n["role"]) for n in r.hub.health()["nodes"]]
+        assert len(set(names)) == len(names)
         reached.set()
 
 
