@@ -147,6 +147,7 @@ class Window:
         self.hosts: set[str] = set()
         self.allowed: list[str] = []
         self.clicks = 0
+        self.began: float | None = None
         self.closed = False
         self.page.on(
             "console",
@@ -183,11 +184,19 @@ class Window:
         self.shots.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self.shots / f"{name}.png")
 
+    def scenario(self, name: str) -> None:
+        """Write down how many clicks and seconds it took from the first click to here, beside the pictures."""
+        assert self.began is not None
+        self.shots.mkdir(parents=True, exist_ok=True)
+        with (self.shots / "scenarios.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{name}: {self.clicks} clicks, {time.monotonic() - self.began:.1f} s\n")
+
     # -- what tests do often ----------------------------------------------------------------------------------------------
 
     def click(self, role: str, name: str | re.Pattern[str], *, exact: bool = True, double: bool = False) -> None:
         """Click, and count it."""
         self.clicks += 1
+        self.began = self.began or time.monotonic()
         found = self.page.get_by_role(role, name=name, exact=exact).first
         found.dblclick() if double else found.click()
 

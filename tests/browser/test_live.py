@@ -76,6 +76,7 @@ def test_watch_adjust_and_save_a_live_scan(shared: Serve, window: Callable[..., 
     w.click("button", "Save results")
     w.page.locator(".toast", has_text="Saved to").wait_for()
     assert w.clicks <= 6
+    w.scenario("live scan watched, adjusted, saved (the scan takes 10 s)")
     w.until("libstream.store.state.live.acquisition >= 2 || libstream.store.state.history.length > 0", 60)
     w.shot("live-done")
 

@@ -120,11 +120,14 @@ def test_yesterdays_scan_is_found_and_run_again(serve: Starts, window: Opens) ->
     row.wait_for()
     w.shot("yesterday")
     row.get_by_role("button", name="Open again").click()
+    w.clicks += 1
     w.until("libstream.store.source?.state === 'ready' && libstream.store.state.order.length === 1")
     w.settled()
     assert np.array_equal(w.array("a/adf/intensity"), before)
     w.click("button", "Save results")
     w.page.locator(".toast", has_text="Saved to").wait_for()
+    assert w.clicks == 3
+    w.scenario("yesterday's scan found, run again, saved")
     assert next((server.folder / "out").glob("old*.h5")).stat().st_size > 1000
 
 
