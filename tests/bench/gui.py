@@ -48,7 +48,7 @@ def small_file(folder: Path, scan: tuple[int, int], frame: tuple[int, int]) -> P
             level = 30 * (1 + np.sin(i / 5) * np.cos(j / 7))
             out[i, j] = rng.poisson(1 + 200 * (r < frame[0] / 12) + level * ring)
     out.flush()
-    return path
+    return _old(path)
 
 
 def large_file(folder: Path, side: int) -> Path:
@@ -62,6 +62,12 @@ def large_file(folder: Path, side: int) -> Path:
                 rows[:, 100:150] = 100 * (1 + np.sin(i / 17) * np.cos(j / 23)) + (20 if (i // 8 + j // 8) % 2 else 0)
                 file.seek(((i * side + j) * 256 + 104) * 512)
                 file.write(rows.tobytes())
+    return _old(path)
+
+
+def _old(path: Path) -> Path:
+    """The file as it is the next day: one that was written just now may be written still, and is not mapped."""
+    os.utime(path, (time.time() - 86400,) * 2)
     return path
 
 
