@@ -177,7 +177,7 @@ class Session:
                 follow.close()
             self._source_json = sources.unarmed(uri, kind, self.number, "failed", options, str(exc) or type(exc).__name__)
             self.opened = None
-            self.say("error", f"{uri}: {exc}")
+            self.say("error", str(exc) if uri in str(exc) else f"{uri}: {exc}")
             raise
         self.say("info", f"connected to {uri}" if kind == "live" else f"opened {uri}")
         self.records.remember()

@@ -87,6 +87,7 @@ export function toast(text, level = "info") {
   const box = document.getElementById("toasts");
   if (!box) return;
   const node = el("div", { class: `toast ${level}` }, el("span", { text }), button("Close this message", () => node.remove(), { symbol: "close", bare: true }));
+  for (const old of [...box.children]) if (old.querySelector("span")?.textContent === text) old.remove(); // said again, not twice
   box.append(node);
   while (box.children.length > 4) box.firstChild.remove();
   setTimeout(() => node.remove(), level === "error" ? 12000 : 6000);
