@@ -169,6 +169,16 @@ class RoutedSource:
         self._asked = False
         for found in self._runs.values():
             found._router_lost(why)
+        if self._owned is not None and not self._closed:
+            threading.Thread(target=self._revive, name="libstream-revive", daemon=True).start()
+
+    def _revive(self) -> None:
+        """A router that was started for this source and has died is started again: the next scan shall work."""
+        try:
+            if self._owned.revive():
+                self._say("the router had ended and was started again")
+        except (LibstreamError, OSError) as exc:
+            self._say(str(exc))
 
     def _say(self, text: str) -> None:
         if text not in self._said:

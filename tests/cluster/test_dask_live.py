@@ -121,6 +121,32 @@ def test_a_worker_killed_in_the_middle_changes_nothing(setup: Setup, stored: ls.
     setup.wait_for_both()
 
 
+def test_a_router_that_is_killed_ends_the_scan_and_is_started_again(setup: Setup, stored: ls.Result) -> None:
+    setup.wait_for_both()
+    sender = setup.send(rate=200.0)
+    acquisition = setup.taken()
+    job = setup.start(acquisition)
+    while job.progress.n_done < 40:
+        time.sleep(0.002)
+    os.kill(setup.live._owned.pid, signal.SIGKILL)
+    begun = time.monotonic()
+    result = job.wait(LIMIT_S)
+    assert time.monotonic() - begun < 20  # 3 s were agreed
+    assert imbalance(result.ledger) == ""
+    ledger = result.ledger
+    assert 40 <= ledger["processed"] < SCAN[0] * SCAN[1]
+    assert ledger["processed"] + ledger["missing"] == SCAN[0] * SCAN[1]
+    assert (acquisition.state, result.run["acquisition"]["state"]) == ("incomplete", "incomplete")
+    sender.stop()
+    setup.wait_for_both()
+    sender = setup.send()
+    acquisition = setup.taken()
+    while acquisition.run != setup.run:  # the rest of the scan before, without its beginning
+        acquisition = setup.taken()
+    same(setup.start(acquisition).wait(LIMIT_S), stored)
+    sender.join()
+
+
 def test_results_grow_while_frames_come(setup: Setup) -> None:
     setup.wait_for_both()
     sender = setup.send(rate=150.0)
