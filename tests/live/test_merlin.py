@@ -232,6 +232,13 @@ def headers_of_frames(draw: Any) -> list[bytes]:
     return out
 
 
+def fed(decoder: MerlinDecoder, data: bytes) -> list[Any]:
+    try:
+        return list(decoder.feed([memoryview(data)]))
+    except WireError as exc:
+        return [str(exc)]
+
+
 @settings(max_examples=150)
 @given(headers_of_frames(), st.sampled_from([0, 2]), st.booleans(), st.sampled_from([None, 0, 5]))
 def test_the_short_way_gives_what_the_long_way_gives(datas: list[bytes], counters: int, prefix: bool, announced: int | None) -> None:
@@ -242,10 +249,7 @@ def test_the_short_way_gives_what_the_long_way_gives(datas: list[bytes], counter
         for decoder, forget in ((short, False), (long, True)):
             if forget:
                 decoder._size = -1
-            try:
-                results.append(list(decoder.feed([memoryview(data)])))
-            except WireError as exc:
-                results.append([str(exc)])
+            results.append(fed(decoder, data))
         assert results[0] == results[1]
 
 
@@ -261,10 +265,7 @@ def test_a_damaged_byte_is_seen_the_short_way_too(extension: bool) -> None:
             decoder.feed([first + bytes(512)])
             if forget:
                 decoder._size = -1
-            try:
-                results.append(list(decoder.feed([bytes(damaged) + bytes(512)])))
-            except WireError as exc:
-                results.append([str(exc)])
+            results.append(fed(decoder, bytes(damaged) + bytes(512)))
         assert results[0] == results[1], (i, chr(byte))
 
 
