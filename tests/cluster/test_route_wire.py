@@ -181,8 +181,8 @@ def test_strangers_change_nothing() -> None:
             job = r.start(r.taken())
             for k in range(10, N):
                 r.wire.frames(1, FRAMES, [k])
-                for at in range(4):
-                    for _ in range(4):
+                for at in range(4) if k % 4 == 0 else ():
+                    for _ in range(8):
                         head = {name: rng.choice(values) for name in rng.sample(names, 6)}
                         parts = [rng.randbytes(rng.choice([0, 1, 8, 16, 100])) for _ in range(rng.randrange(4))]
                         stranger.send(at, [cbor2.dumps({"v": rng.choice([1, 1, 1, 2]), "t": rng.choice(heads), **head}), *parts])
