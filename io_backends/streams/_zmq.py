@@ -131,17 +131,7 @@ class ZmqTransport:
         socket.setsockopt(zmq.LINGER, 1000)
         socket.setsockopt(zmq.RCVHWM, self.hwm)
         socket.setsockopt(zmq.SNDHWM, self.hwm)
-        socket.setsockopt(zmq.MAXMSGSIZE, self.max_bytes)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)  # peers that connect and say nothing
-        socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        # a peer that lost power or cable is noticed after 25 s
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        if "[" in address:
-            socket.setsockopt(zmq.IPV6, 1)
+        harden(zmq, socket, address, self.max_bytes)
         if self.kind == "push":
             socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a peer that is not there
         if self._keys is not None:
@@ -286,6 +276,21 @@ class ZmqTransport:
             self._watch_at = now + _WATCH_S
             for watch in self._watched:
                 watch.look(now)
+
+
+def harden(zmq: Any, socket: Any, address: str, max_bytes: int) -> None:
+    """What every socket needs whose peers may say nothing, vanish, or send more than `max_bytes` in a message part."""
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)  # peers that connect and say nothing
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    # a peer that lost power or cable is noticed after 25 s
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+    if "[" in address:
+        socket.setsockopt(zmq.IPV6, 1)
 
 
 def _os_error(exc: Any, address: str, doing: str) -> OSError:

@@ -12,7 +12,7 @@ from typing import Any
 
 from libstream.ext import UsageError
 from libstream.io_backends.streams._curve import Doorman, Keys
-from libstream.io_backends.streams._zmq import _os_error, _Watch
+from libstream.io_backends.streams._zmq import _os_error, _Watch, harden
 
 MAX_BYTES = 64 << 20
 """Largest part of a message that is accepted where nothing else is said."""
@@ -96,16 +96,7 @@ class RouteSockets:
         socket.setsockopt(zmq.LINGER, 200)
         socket.setsockopt(zmq.RCVHWM, 0)  # credits say how much is on its way
         socket.setsockopt(zmq.SNDHWM, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
-        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
-        if "[" in address:
-            socket.setsockopt(zmq.IPV6, 1)
+        harden(zmq, socket, address, max_bytes)
         if keys is not None:
             if not zmq.has("curve"):
                 raise UsageError("this build of pyzmq has no CURVE encryption; the wheels of pypi.org have it")
