@@ -32,7 +32,7 @@ from libstream.web_gui.viewer import Viewer
 
 MAX_BODY = 16 << 20
 THREADS = 8
-STATE_S = 0.015
+STATE_S = 0.04
 """Least time between two patches of the state: a detector that is dragged changes it at every move."""
 STAT_S = 0.25
 LAG_S = 0.05

@@ -1,8 +1,9 @@
 // The list of analyses: choose, add, duplicate, remove, rename; which of their outputs are shown.
 
-import { ask, button, dialog, el, icon, menu } from "./dom.js";
+import { ask, button, dialog, el, icon, menu, put, spaced, write } from "./dom.js";
 import { short } from "./levels.js";
 import { presetsFor } from "./presets.js";
+import { SPACE_MS } from "./store.js";
 
 // A few words about parameters that matter to the eye.
 function analysisSummary(app, a) {
@@ -26,7 +27,7 @@ export class AnalysisList {
     this.add = button("Add analysis", () => this.addDialog(), { symbol: "add", kind: "wide" });
     this.errors = el("div", { class: "own-errors", role: "alert" });
     root.append(el("h2", { text: "Analyses" }), this.list, this.add, this.errors);
-    app.store.addEventListener("draft", () => this.update());
+    app.store.addEventListener("draft", spaced(() => this.update(), SPACE_MS));
   }
 
   update() {
@@ -64,14 +65,16 @@ export class AnalysisList {
 
   fill(row, a) {
     row.dot.className = `dot colour${a.colour % 8}`;
-    row.title.textContent = a.title;
-    row.sub.textContent = row.sub.title = analysisSummary(this.app, a);
+    write(row.title, a.title);
+    const summary = analysisSummary(this.app, a);
+    write(row.sub, summary);
+    put(row.sub, "title", summary);
     const selected = a.id === this.app.selected;
     if (selected && !row.root.classList.contains("selected")) queueMicrotask(() => row.root.scrollIntoView({ block: "nearest" }));
     row.root.classList.toggle("selected", selected);
     row.choose.setAttribute("aria-pressed", selected);
-    row.mark.textContent = { failed: "failed", incomplete: "incomplete", running: "" }[a.state] ?? "";
-    row.mark.className = `mark ${a.state}`;
+    write(row.mark, { failed: "failed", incomplete: "incomplete" }[a.state] ?? "");
+    row.mark.className = `mark ${a.state === "running" && !this.app.store.lasts(a.id) ? "" : a.state}`;
     row.mark.title = a.state === "failed" ? a.error?.message ?? "" : "";
     const shown = a.outputs.filter((o) => o.display !== "none");
     const only = a.outputs.filter((o) => o.display === "none").map((o) => o.title || o.name);

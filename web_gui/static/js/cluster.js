@@ -1,6 +1,6 @@
 // The computers and processes that a run uses: shown only while it uses some.
 
-import { bytesText, dialog, el, button } from "./dom.js";
+import { button, bytesText, dialog, el, write } from "./dom.js";
 
 const MANY = 4; // more are in the dialog
 const WORDS = {
@@ -61,17 +61,17 @@ export class ClusterView {
     this.root.hidden = !cluster?.nodes;
     if (this.root.hidden) return;
     const { count, rates, lost, silent } = summary(cluster);
-    this.state.textContent = WORDS[cluster.state] ?? cluster.state;
+    write(this.state, WORDS[cluster.state] ?? cluster.state);
     this.state.className = silent ? "warn" : "dim";
     this.state.title = cluster.address;
-    this.count.textContent = count;
-    this.rates.textContent = rates;
-    this.lost.textContent = lost;
+    write(this.count, count);
+    write(this.rates, rates);
+    write(this.lost, lost);
     fillNodes(this.body, chosen(cluster.nodes, MANY));
     this.more.hidden = this.body.parentNode.hidden = cluster.nodes.length === 0;
-    this.more.querySelector("span").textContent = cluster.nodes.length > MANY ? `all ${cluster.nodes.length}…` : "details…";
+    write(this.more.querySelector("span"), cluster.nodes.length > MANY ? `all ${cluster.nodes.length}…` : "details…");
     const problem = cluster.problems?.at(-1) ?? "";
-    if (this.problem.textContent !== problem) this.problem.textContent = problem;
+    write(this.problem, problem);
     if (this.large) fillNodes(this.large, cluster.nodes, true);
   }
 
@@ -104,7 +104,7 @@ function fillNodes(body, nodes, all = false) {
     const texts = [short, rateText(n.frames_per_s), n.bytes_per_s > 0 ? (n.bytes_per_s / 1e9).toFixed(2) : "–", n.state === "lost" ? "lost" : fillText(n.fill)];
     if (all) texts.push(WORDS[n.state] ?? n.state, String(n.blocks), n.frames.toLocaleString("en-US"), n.memory_bytes || n.ring_bytes ? bytesText(n.memory_bytes || n.ring_bytes) : "–", `${Math.round(n.seen_s)} s`, error);
     [...row.children].forEach((cell, i) => {
-      if (cell.textContent !== texts[i]) cell.textContent = texts[i];
+      write(cell, texts[i]);
       cell.className = i && i !== 4 && i !== 9 ? "figure" : "";
     });
     row.firstChild.title = [`${n.host}, process ${n.pid}, ${WORDS[n.state] ?? n.state}`, error].filter(Boolean).join("\n");

@@ -24,6 +24,34 @@ export function svgEl(tag, attrs = {}, ...children) {
   return filled(document.createElementNS(SVG, tag), attrs, children);
 }
 
+// Set an attribute where it is another one: what is set anew is drawn anew.
+export function put(node, name, value) {
+  const text = String(value);
+  if (node.getAttribute(name) !== text) node.setAttribute(name, text);
+}
+
+// The same for the text of a node.
+export function write(node, text) {
+  const next = String(text);
+  if (node.textContent !== next) node.textContent = next;
+}
+
+// `call`, at once and then at most every `ms` milliseconds; the last call is never lost.
+export function spaced(call, ms) {
+  let last = -Infinity;
+  let waiting = null;
+  const now = () => {
+    waiting = null;
+    last = performance.now();
+    call();
+  };
+  return () => {
+    const rest = last + ms - performance.now();
+    if (rest <= 0 && waiting === null) now();
+    else waiting ??= setTimeout(now, Math.max(0, rest));
+  };
+}
+
 const ICONS = {
   add: "M12 5v14M5 12h14",
   close: "M6 6l12 12M18 6L6 18",

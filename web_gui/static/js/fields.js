@@ -99,7 +99,7 @@ function put(input, value, placeholder) {
   if (document.activeElement === input && input.matches(":focus") && numberOf(input.value) === value) return;
   const text = value === null || value === undefined ? "" : tidyNumber(value);
   if (input.value !== text) input.value = text;
-  input.placeholder = placeholder ?? "";
+  if (input.placeholder !== (placeholder ?? "")) input.placeholder = placeholder ?? "";
 }
 
 const shownResolved = (resolved, field) => {

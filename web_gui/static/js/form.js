@@ -1,7 +1,8 @@
 // The parameters of the selected analysis as a form. What is entered counts at once; handles and form always agree.
 
-import { button, el, icon, select } from "./dom.js";
+import { button, el, icon, select, spaced } from "./dom.js";
 import { makeField } from "./fields.js";
+import { SPACE_MS } from "./store.js";
 
 const HANDLE_PARTS = ["inner", "outer", "height", "width", "angles"];
 
@@ -11,7 +12,8 @@ export class ParameterForm {
     this.root = root;
     this.key = null;
     this.kept = {}; // analysis -> lengths of shapes that it had before
-    app.store.addEventListener("draft", ({ detail }) => detail.id === app.selected && this.fill());
+    const fill = spaced(() => this.fill(), SPACE_MS);
+    app.store.addEventListener("draft", ({ detail }) => detail.id === app.selected && fill());
     app.store.addEventListener("refused", ({ detail }) => this.refused(detail));
   }
 

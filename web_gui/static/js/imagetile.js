@@ -1,7 +1,7 @@
 // A tile with an image: pixels of a topic, contrast, hover, export. Base of results, frames and pins.
 
 import { lengthText, positionText } from "./axes.js";
-import { button, el, select } from "./dom.js";
+import { button, el, put, select, write } from "./dom.js";
 import { copyPicture, savePicture } from "./export.js";
 import { Contrast } from "./histogram.js";
 import { ImageView } from "./imageview.js";
@@ -117,7 +117,7 @@ export class ImageTile extends Tile {
     this.last = point;
     clearTimeout(this.asking);
     if (!point || !this.array) {
-      this.readout.textContent = "";
+      write(this.readout, "");
       return;
     }
     const y = Math.max(0, Math.min(this.array.full[0] - 1, Math.round(point[0])));
@@ -142,8 +142,8 @@ export class ImageTile extends Tile {
   }
 
   tell(at, value, exact) {
-    this.readout.textContent = `${positionText(this.view.axes, at)}   ${exact ? "" : "≈ "}${this.valueText(value)}`;
-    this.readout.title = this.readout.textContent;
+    write(this.readout, `${positionText(this.view.axes, at)}   ${exact ? "" : "≈ "}${this.valueText(value)}`);
+    put(this.readout, "title", this.readout.textContent);
   }
 
   valueText(value) {

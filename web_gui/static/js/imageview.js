@@ -17,6 +17,7 @@ export class ImageView {
     this.root = el("div", { class: "stage", role: "group", "aria-label": label, tabindex: "0" }, this.canvas, this.layer, this.badge);
     this.buffer = document.createElement("canvas");
     this.full = null;
+    this.held = null;
     this.axes = [pixelAxis("y", 1), pixelAxis("x", 1)];
     this.zoom = 1;
     this.middle = [0.5, 0.5]; // what is in the middle, as a part of the image
@@ -74,6 +75,7 @@ export class ImageView {
   resized() {
     const box = this.root.getBoundingClientRect();
     const ratio = devicePixelRatio || 1;
+    if (this.held) this.held = box;
     if (!box.width || (Math.abs(box.width - this.width) < 0.5 && Math.abs(box.height - this.height) < 0.5 && ratio === this.ratio)) return;
     this.width = box.width;
     this.height = box.height;
@@ -108,8 +110,21 @@ export class ImageView {
     return [(sy - p.top) / p.ky - 0.5, (sx - p.left) / p.kx - 0.5];
   }
 
+  // While something is dragged the stage stays where it is: to ask at every move makes the browser lay out the page every time.
+  hold() {
+    this.held = this.root.getBoundingClientRect();
+  }
+
+  release() {
+    this.held = null;
+  }
+
+  get box() {
+    return this.held ?? this.root.getBoundingClientRect();
+  }
+
   at(event) {
-    const box = this.root.getBoundingClientRect();
+    const { box } = this;
     return this.toImage(event.clientY - box.top, event.clientX - box.left);
   }
 
@@ -188,6 +203,7 @@ export class ImageView {
     if (!this.full || event.target.closest?.(".knob, .grab, .badges button")) return;
     this.root.setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, [event.clientY, event.clientX]);
+    this.hold();
     const point = this.at(event);
     const pans = event.button !== 0 || event.shiftKey || (!this.calls.scrub && !this.tool);
     this.drag = { id: event.pointerId, from: point, start: [event.clientY, event.clientX], moved: false, pans };
@@ -206,7 +222,7 @@ export class ImageView {
     if (this.drag) {
       const d = this.drag;
       d.moved ||= Math.hypot(event.clientY - d.start[0], event.clientX - d.start[1]) > MOVED;
-      const box = this.root.getBoundingClientRect();
+      const { box } = this;
       if (d.pans) d.moved && this.keep(d.from, event.clientY - box.top, event.clientX - box.left);
       else if (this.tool) this.tool.move(point, event);
       else if (d.moved) this.calls.scrub?.(point, "move");
@@ -218,7 +234,7 @@ export class ImageView {
     const before = this.pointers.get(event.pointerId);
     const length = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
     const now = [event.clientY, event.clientX];
-    const box = this.root.getBoundingClientRect();
+    const { box } = this;
     if (this.drag) this.drag.pans = true;
     this.zoomAt(length(now) / length(before), (now[0] + other[0]) / 2 - box.top, (now[1] + other[1]) / 2 - box.left);
     this.pointers.set(event.pointerId, now);
@@ -230,6 +246,7 @@ export class ImageView {
     if (!d || d.id !== event.pointerId) return;
     this.drag = null;
     const point = this.at(event);
+    if (!this.pointers.size) this.release();
     if (!d.pans && this.tool) this.tool.up(point, event);
     else if (!d.moved && event.type === "pointerup" && event.button === 0) this.calls.click?.(point);
     else if (!d.pans) this.calls.scrub?.(point, "up");

@@ -1,6 +1,6 @@
 // Shapes over an image, with handles for pointer and keyboard. Local at once; `change` is told every move.
 
-import { svgEl } from "./dom.js";
+import { put, svgEl } from "./dom.js";
 import { ANNULUS } from "./shapes/annulus.js";
 import { DISK } from "./shapes/disk.js";
 import { POINT } from "./shapes/point.js";
@@ -52,7 +52,7 @@ export class Overlay {
     }
     if (item.active) this.group.append(...(nodes.root === this.group.lastChild ? [] : [nodes.root]));
     else if (!nodes.root.parentNode) this.group.prepend(nodes.root);
-    nodes.fill.setAttribute("d", item.active ? shape.fill(item.values, map, frame) : "");
+    put(nodes.fill, "d", item.active ? shape.fill(item.values, map, frame) : "");
     this.drawLines(key, item, nodes, shape.lines(item.values, map, frame));
     if (item.active && !item.disabled) for (const knob of shape.knobs(item.values, frame)) this.drawKnob(key, item, nodes, knob, map);
   }
@@ -66,8 +66,8 @@ export class Overlay {
         nodes.fill.after(...nodes.lines[i]);
         grab.addEventListener("pointerdown", (event) => this.grab(event, key, grab.dataset.key));
       }
-      nodes.lines[i].forEach((n) => n.setAttribute("d", line.d));
-      nodes.lines[i][2].dataset.key = line.key;
+      nodes.lines[i].forEach((n) => put(n, "d", line.d));
+      put(nodes.lines[i][2], "data-key", line.key);
     });
   }
 
@@ -88,11 +88,11 @@ export class Overlay {
       const side = knob.key === "inner" ? -1 : 1;
       if (d < KNOB_LEAST) [sx, sy] = d > 0.5 ? [cx + ((sx - cx) * KNOB_LEAST) / d, cy + ((sy - cy) * KNOB_LEAST) / d] : [cx + side * KNOB_LEAST, cy];
     }
-    node.setAttribute("transform", `translate(${sx} ${sy})`);
-    node.setAttribute("aria-valuenow", knob.now);
-    node.setAttribute("aria-valuemin", knob.min);
-    node.setAttribute("aria-valuemax", knob.max);
-    node.setAttribute("aria-valuetext", knob.text);
+    put(node, "transform", `translate(${sx} ${sy})`);
+    put(node, "aria-valuenow", knob.now);
+    put(node, "aria-valuemin", knob.min);
+    put(node, "aria-valuemax", knob.max);
+    put(node, "aria-valuetext", knob.text);
   }
 
   grab(event, key, part) {
@@ -104,6 +104,7 @@ export class Overlay {
     const target = event.currentTarget;
     target.setPointerCapture(event.pointerId);
     this.nodes.get(key)?.knobs.get(part)?.focus({ preventScroll: true });
+    this.view.hold();
     const [y0, x0] = this.view.at(event);
     const start = { ...item.values };
     // the knob stays below the pointer where it was taken
@@ -118,6 +119,7 @@ export class Overlay {
       target.removeEventListener("pointerup", end);
       target.removeEventListener("pointercancel", end);
       this.busy = null;
+      this.view.release();
     };
     this.busy = key;
     target.addEventListener("pointermove", move);

@@ -1,7 +1,7 @@
 // One output of one analysis: image, vectors, complex numbers, lines, a number, or records.
 
 import { axisValue, componentNames, isCalibrated } from "./axes.js";
-import { button, el, svgEl } from "./dom.js";
+import { button, el, put, svgEl } from "./dom.js";
 import { ImageTile, bigNumber } from "./imagetile.js";
 import { short } from "./levels.js";
 import { Plot } from "./plot1d.js";
@@ -138,7 +138,7 @@ class ResultImage extends ImageTile {
     this.follow(output.display === "ragged" ? `${topic}/count` : this.planes ? `${topic}/${this.planes.at}` : topic);
     this.stale = Boolean(analysis) && analysis.shown_gen < analysis.gen;
     this.root.classList.toggle("failed", analysis?.state === "failed");
-    this.root.classList.toggle("running", analysis?.state === "running");
+    this.root.classList.toggle("running", Boolean(analysis) && this.app.store.lasts(analysis.id));
     this.failed = analysis?.state === "failed" ? analysis.error?.message : null;
     this.root.classList.toggle("selected", Boolean(analysis) && analysis.id === this.app.selected);
     this.marks();
@@ -181,7 +181,7 @@ class ResultImage extends ImageTile {
     const p = this.view.place();
     const [sy, sx] = this.view.toScreen(at.at(-2), at.at(-1));
     const [w, h] = [Math.max(8, p.kx), Math.max(8, p.ky)];
-    for (const node of this.cross.children) for (const [k, v] of Object.entries({ x: sx - w / 2, y: sy - h / 2, width: w, height: h })) node.setAttribute(k, v);
+    for (const node of this.cross.children) for (const [k, v] of Object.entries({ x: sx - w / 2, y: sy - h / 2, width: w, height: h })) put(node, k, v);
   }
 
   actions() {
@@ -245,7 +245,7 @@ class ResultPlot extends Tile {
       this.topic = wanted;
       this.unsubscribe = this.app.link.subscribe(wanted, (array) => this.take(array), { px: [4096, 1], exact: true });
     }
-    this.root.classList.toggle("running", analysis?.state === "running");
+    this.root.classList.toggle("running", Boolean(analysis) && this.app.store.lasts(analysis.id));
     const badge = this.plot?.badge;
     if (badge) this.notes(badge, analysis?.state === "failed" ? [["failed", analysis.error?.message ?? "", "bad"]] : []);
   }

@@ -1,6 +1,6 @@
 // Progress, rates, what was lost, how late everything is, and the connection.
 
-import { button, dialog, el, icon } from "./dom.js";
+import { button, dialog, el, icon, write } from "./dom.js";
 
 function perSecond(n) {
   if (!Number.isFinite(n)) return "–";
@@ -56,12 +56,12 @@ export class StatusBar {
     this.progress(run, state, live, ledger);
     const rate = run?.frames_per_s;
     this.into.root.hidden = !live;
-    if (live) this.into.value.textContent = perSecond(live.in_per_s);
+    if (live) write(this.into.value, perSecond(live.in_per_s));
     this.done.root.hidden = !run;
-    if (run) this.done.value.textContent = perSecond(rate);
+    if (run) write(this.done.value, perSecond(rate));
     this.fill.root.hidden = !live;
     if (live) {
-      this.fill.value.textContent = `${Math.round(100 * live.fill)} %`;
+      write(this.fill.value, `${Math.round(100 * live.fill)} %`);
       this.fill.root.classList.toggle("warn", live.fill > 0.8 || live.blocked);
       this.fill.root.title = live.blocked ? "the buffer is full: frames wait or are dropped" : "how full the buffer between detector and analyses is";
     }
@@ -69,10 +69,10 @@ export class StatusBar {
     this.losses(ledger);
     const ages = this.app.link.painted.ages.slice(-20).sort((a, b) => a - b);
     this.latency.root.hidden = !ages.length;
-    if (ages.length) this.latency.value.textContent = `${Math.max(0, Math.round(ages[Math.floor(ages.length / 2)]))} ms`;
+    if (ages.length) write(this.latency.value, `${Math.max(0, Math.round(ages[Math.floor(ages.length / 2)]))} ms`);
     this.lag.root.hidden = !server;
     if (server) {
-      this.lag.value.textContent = `${server.lag_ms < 10 ? server.lag_ms.toFixed(1) : Math.round(server.lag_ms)} ms${link ? ` · link ${Math.round(link.rtt_ms)} ms` : ""}`;
+      write(this.lag.value, `${server.lag_ms < 10 ? server.lag_ms.toFixed(1) : Math.round(server.lag_ms)} ms${link ? ` · link ${Math.round(link.rtt_ms)} ms` : ""}`);
       this.lag.root.classList.toggle("warn", server.lag_ms > 100);
     }
   }
@@ -87,16 +87,17 @@ export class StatusBar {
     if (now?.n_total) {
       const part = Math.min(1, now.n_done / now.n_total);
       this.bar.value = part;
-      this.share.textContent = `${part < 1 ? Math.floor(100 * part) : 100} %`;
-      this.count.textContent = `${countText(now.n_done)} / ${countText(now.n_total)}`;
+      write(this.share, `${part < 1 ? Math.floor(100 * part) : 100} %`);
+      write(this.count, `${countText(now.n_done)} / ${countText(now.n_total)}`);
     } else {
-      this.share.textContent = "";
-      this.count.textContent = live && state.run.state !== "running" ? "waiting for the detector" : RUN_WORDS[state.run.state] ?? "";
+      write(this.share, "");
+      write(this.count, live && state.run.state !== "running" ? "waiting for the detector" : RUN_WORDS[state.run.state] ?? "");
     }
     const left = busy && !live ? run.seconds_left : null;
-    this.left.textContent = left > 1 ? `${left < 90 ? `${Math.round(left)} s` : `${Math.round(left / 60)} min`} left` : "";
+    write(this.left, left > 1 ? `${left < 90 ? `${Math.round(left)} s` : `${Math.round(left / 60)} min`} left` : "");
+    if (state.run.state === "running" && !this.app.store.busy) return;
     const word = RUN_WORDS[state.run.state] ?? "";
-    if (word !== this.word) this.spoken.textContent = word ? `Analyses: ${word}` : "";
+    if (word !== this.word) write(this.spoken, word ? `Analyses: ${word}` : "");
     this.word = word;
   }
 
@@ -107,8 +108,8 @@ export class StatusBar {
     const text = parts.join(", ");
     const span = this.lost.querySelector("span");
     if (span.textContent === text) return;
-    if (text && !span.textContent) this.app.alarm.textContent = `Frames were lost: ${text}`;
-    if (!text) this.app.alarm.textContent = "";
+    if (text && !span.textContent) write(this.app.alarm, `Frames were lost: ${text}`);
+    if (!text) write(this.app.alarm, "");
     span.textContent = text;
     this.lost.title = "Frames of this acquisition that no analysis has seen";
   }
@@ -126,7 +127,7 @@ export class StatusBar {
       trying: ["warn", detail?.tries ? `no connection, trying again (${detail.tries})` : "connecting"],
     }[name];
     this.link.className = `connection ${words[0]}`;
-    this.link.textContent = words[1];
+    write(this.link, words[1]);
     this.app.body.classList.toggle("offline", name !== "open");
   }
 }

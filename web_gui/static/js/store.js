@@ -1,5 +1,12 @@
 // The state of the server, as this page knows it.
 
+// Between two looks at changes that come with every step of a drag. What is dragged itself, and pictures, do not wait.
+export const SPACE_MS = 80;
+const LONG_MS = 300; // only what takes longer is said to be running
+const OFTEN = new Set(["params", "resolved", "gen", "shown_gen", "state"]);
+
+const isOften = ([, path]) => path[0] === "run" || path[0] === "history" || (path[0] === "analyses" && OFTEN.has(path[2]));
+
 export class Store extends EventTarget {
   constructor(link) {
     super();
@@ -11,6 +18,8 @@ export class Store extends EventTarget {
     this.waiting = new Map(); // analysis -> parameters of this animation frame
     this.drafts = new Map(); // analysis -> {params, gen}: sent, and not yet in the state
     this.you = null;
+    this.since = new Map(); // analysis -> time (ms) since which it has been computed and nothing new of it was shown
+    this.told = -Infinity;
     link.addEventListener("open", ({ detail }) => (this.you = detail.you));
     link.addEventListener("snapshot", ({ detail }) => this.replace(detail));
     link.addEventListener("patch", ({ detail }) => this.patch(detail));
@@ -31,6 +40,7 @@ export class Store extends EventTarget {
     this.state = state;
     this.sent.clear();
     this.drafts.clear();
+    this.timed(null);
     this.changed();
   }
 
@@ -41,18 +51,50 @@ export class Store extends EventTarget {
       return;
     }
     this.v = v;
-    this.state = apply(this.state, ops);
+    const before = this.state;
+    this.state = apply(before, ops);
+    this.timed(before);
     for (const [id, draft] of this.drafts) if (draft.gen !== null && (this.analysis(id)?.gen ?? Infinity) >= draft.gen) this.drafts.delete(id);
-    this.changed();
+    if (ops.every(isOften)) this.changed(this.told + SPACE_MS - performance.now());
+    else this.changed();
   }
 
-  changed() {
+  // Tell everybody, soon or in `ms` milliseconds.
+  changed(ms = 0) {
+    if (ms > 0) {
+      this.later ??= setTimeout(() => ((this.later = null), this.changed()), ms);
+      return;
+    }
     if (this.pending) return;
     this.pending = true;
     queueMicrotask(() => {
       this.pending = false;
+      this.told = performance.now();
       this.dispatchEvent(new CustomEvent("change"));
     });
+  }
+
+  // Note which analyses are being computed; what takes long is told again.
+  timed(before) {
+    for (const id of this.since.keys()) if (!this.state.analyses[id]) this.since.delete(id);
+    for (const [id, a] of Object.entries(this.state.analyses)) {
+      const old = before?.analyses[id];
+      if (a.state !== "running") this.since.delete(id);
+      else if (!this.since.has(id) || a.shown_gen !== old?.shown_gen) {
+        this.since.set(id, performance.now());
+        this.checking ??= setTimeout(() => ((this.checking = null), this.changed()), LONG_MS + 20);
+      }
+    }
+  }
+
+  // Whether an analysis has been computed for some time, and nothing new of it was shown.
+  lasts(id) {
+    return performance.now() - (this.since.get(id) ?? Infinity) > LONG_MS;
+  }
+
+  // Whether any has.
+  get busy() {
+    return this.state?.run.state === "running" && [...this.since.keys()].some((id) => this.lasts(id));
   }
 
   get source() {

@@ -1,6 +1,6 @@
 // The frame around a view: title, what is under the pointer, menu, full size.
 
-import { button, el, menu } from "./dom.js";
+import { button, el, menu, put, write } from "./dom.js";
 
 export class Tile {
   constructor(app, key) {
@@ -21,10 +21,10 @@ export class Tile {
   }
 
   title(text, sub = "", colour = null) {
-    if (this.heading.textContent !== text) this.heading.textContent = text;
-    if (this.sub.textContent !== sub) this.sub.textContent = sub;
-    this.heading.title = sub ? `${text} · ${sub}` : text;
-    this.root.setAttribute("aria-label", sub ? `${text}, ${sub}` : text);
+    write(this.heading, text);
+    write(this.sub, sub);
+    put(this.heading, "title", sub ? `${text} · ${sub}` : text);
+    put(this.root, "aria-label", sub ? `${text}, ${sub}` : text);
     this.dot.hidden = colour === null;
     if (colour !== null) this.dot.className = `dot colour${colour % 8}`;
   }

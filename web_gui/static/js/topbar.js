@@ -1,6 +1,6 @@
 // Source, run, save, and who is in control.
 
-import { ask, button, bytesText, el, menu } from "./dom.js";
+import { ask, button, bytesText, el, menu, write } from "./dom.js";
 import { download, fileStem } from "./export.js";
 import { historyDialog } from "./history.js";
 import { followTheme, nextTheme } from "./theme.js";
@@ -44,16 +44,17 @@ export class TopBar {
     const { state, source, mayChange, you } = this.app.store;
     const { live, run, control } = state;
     const attached = Boolean(live);
-    this.name.textContent = source ? source.name ?? source.uri : live ? live.url : "nothing is open";
+    const busy = this.app.store.busy;
+    write(this.name, source ? source.name ?? source.uri : live ? live.url : "nothing is open");
     this.name.title = source?.uri ?? "";
-    this.facts.textContent = this.factsText(source, live);
+    write(this.facts, this.factsText(source, live));
     this.file.setAttribute("aria-pressed", Boolean(source) && !attached);
     this.live.setAttribute("aria-pressed", attached);
     const ready = Boolean(source?.sig) && state.order.length > 0;
-    this.run.hidden = attached || run.state === "running";
+    this.run.hidden = attached || busy;
     this.run.classList.toggle("primary", !run.auto);
     this.run.disabled = !ready || !mayChange;
-    this.cancel.hidden = run.state !== "running" || attached;
+    this.cancel.hidden = !busy || attached;
     this.cancel.disabled = !mayChange;
     this.autoLabel.hidden = !source?.sig || attached;
     this.auto.checked = run.auto;
@@ -67,7 +68,7 @@ export class TopBar {
     this.save.disabled = !mayChange || !Object.values(state.analyses).some((a) => a.shown_gen > 0);
     const n = Object.keys(state.viewers).length;
     const who = !control ? "nobody controls" : control.viewer === you ? "you control" : `${control.name} controls`;
-    this.people.querySelector("span").textContent = `${n} · ${who}`;
+    write(this.people.querySelector("span"), `${n} · ${who}`);
     this.people.title = `${n} ${n === 1 ? "viewer" : "viewers"}: ${Object.values(state.viewers).map((v) => v.name + (v.id === you ? " (you)" : "")).join(", ")}`;
     this.take.hidden = mayChange;
     document.body.classList.toggle("viewing", !mayChange);

@@ -64,7 +64,7 @@ class NotebookApp extends EventTarget {
     this.arrange();
     this.shapes.update();
     this.status.update();
-    this.stop.hidden = state.run.state !== "running";
+    this.stop.hidden = !this.store.busy;
   }
 
   select(id) {
