@@ -94,6 +94,38 @@ def test_a_typed_radius_moves_the_handle_and_wrong_ones_are_told(adf: Window) ->
     adf.settled()
 
 
+def test_what_is_being_typed_is_not_overwritten(adf: Window) -> None:
+    box = adf.page.locator("[data-name=outer] input")
+    box.fill("2e")  # not a number yet
+    adf.serve.command("take_control")  # by a script: the state changes, and the form is filled anew
+    adf.serve.command("rename", id="adf", title="Bright ring")
+    adf.serve.command("release_control")
+    adf.until("[...document.querySelectorAll('.analyses .title')].some(t => t.textContent === 'Bright ring')")
+    assert box.input_value() == "2e"
+    adf.serve.command("rename", id="adf", title="Ring")
+    box.fill("21")
+    box.press("Enter")
+    adf.settled()
+    assert adf.state()["analyses"]["adf"]["params"]["outer"] == 21
+
+
+def test_a_quick_drag_does_not_make_signs_flicker(adf: Window) -> None:
+    adf.js(
+        """(() => {
+          window.signs = 0;
+          const look = () => (window.signs += document.querySelectorAll(".tile.running, .mark.running").length);
+          new MutationObserver(look).observe(document.body, { subtree: true, attributes: true, attributeFilter: ["class"] });
+        })()"""
+    )
+    knob = adf.page.get_by_role("slider", name="Ring: Outer radius")
+    knob.focus()
+    for _ in range(12):
+        knob.press("ArrowRight")
+        knob.press("ArrowLeft")
+    adf.settled()
+    assert adf.js("window.signs") == 0
+
+
 def test_everything_by_keyboard(shared: Serve, window: Opens) -> None:
     w = window(shared).in_control()
     keys = w.page.keyboard

@@ -70,6 +70,7 @@ function typing(id, label, parse, give, fail) {
   let timer = 0;
   const tell = (done) => {
     clearTimeout(timer);
+    if (done) input.unfinished = false;
     const value = parse(input.value);
     if (value !== undefined) give(value, done);
     else if (done) fail(input.value.trim() ? `"${input.value}" is not understood here` : "a value is needed");
@@ -79,9 +80,11 @@ function typing(id, label, parse, give, fail) {
     on: {
       input: () => {
         clearTimeout(timer);
+        input.unfinished = true;
         if (Number.isFinite(numberOf(input.value))) timer = setTimeout(() => tell(false), 250);
       },
       change: () => tell(true),
+      blur: () => (input.unfinished = false),
       keydown: (event) => {
         const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
         const now = numberOf(input.value || input.placeholder);
@@ -95,8 +98,8 @@ function typing(id, label, parse, give, fail) {
   return input;
 }
 
-function put(input, value, placeholder) {
-  if (document.activeElement === input && input.matches(":focus") && numberOf(input.value) === value) return;
+function fillIn(input, value, placeholder) {
+  if (input.unfinished || (input.matches(":focus") && numberOf(input.value) === value)) return; // what somebody types is theirs
   const text = value === null || value === undefined ? "" : tidyNumber(value);
   if (input.value !== text) input.value = text;
   if (input.placeholder !== (placeholder ?? "")) input.placeholder = placeholder ?? "";
@@ -111,7 +114,7 @@ function numberWidget(field, id, give, services, fail) {
   const parse = (text) => (text.trim() === "" ? null : Number.isFinite(numberOf(text)) ? numberOf(text) : undefined);
   const input = typing(id, null, parse, give, fail);
   input.inputMode = "decimal";
-  return { node: input, show: (value, resolved) => put(input, value, shownResolved(resolved, field)) };
+  return { node: input, show: (value, resolved) => fillIn(input, value, shownResolved(resolved, field)) };
 }
 
 function quantityWidget(field, id, give, services, fail) {
@@ -121,7 +124,7 @@ function quantityWidget(field, id, give, services, fail) {
   return {
     node: el("span", { class: "row" }, input, px),
     show: (value, resolved) => {
-      put(input, value, shownResolved(resolved, field));
+      fillIn(input, value, shownResolved(resolved, field));
       px.textContent = typeof value === "string" && typeof resolved === "number" ? `= ${tidyNumber(Math.round(resolved * 100) / 100)} px` : "";
     },
   };
@@ -144,7 +147,7 @@ function pairWidget(field, id, give, services, fail) {
     show: (value, resolved) => {
       shown = value;
       fallback = Array.isArray(resolved) ? resolved : Array.isArray(field.default) ? field.default : null;
-      inputs.forEach((input, i) => put(input, value?.[i] ?? null, fallback ? tidyNumber(Math.round(fallback[i] * 100) / 100) : "default"));
+      inputs.forEach((input, i) => fillIn(input, value?.[i] ?? null, fallback ? tidyNumber(Math.round(fallback[i] * 100) / 100) : "default"));
     },
   };
 }
@@ -162,7 +165,7 @@ function choiceWidget(field, id, give) {
 
 function textWidget(field, id, give, services, fail) {
   const input = typing(id, null, (text) => (text === "" && field.optional ? null : text), give, fail);
-  return { node: input, show: (value) => put(input, value, field.default ?? "") };
+  return { node: input, show: (value) => fillIn(input, value, field.default ?? "") };
 }
 
 function numbersWidget(field, id, give, services, fail) {
@@ -172,7 +175,7 @@ function numbersWidget(field, id, give, services, fail) {
     return parts.every(Number.isFinite) ? parts : undefined;
   };
   const input = typing(id, null, parse, (value, done) => done && give(value, true), fail);
-  return { node: input, show: (value) => put(input, value === null || value === undefined ? null : value.join(", "), field.length ? Array(field.length).fill("…").join(", ") : "") };
+  return { node: input, show: (value) => fillIn(input, value === null || value === undefined ? null : value.join(", "), field.length ? Array(field.length).fill("…").join(", ") : "") };
 }
 
 function jsonWidget(field, id, give, services, fail) {
@@ -185,7 +188,7 @@ function jsonWidget(field, id, give, services, fail) {
     }
   };
   const input = typing(id, null, parse, (value, done) => done && give(value, true), fail);
-  return { node: input, show: (value) => put(input, value === null || value === undefined ? null : JSON.stringify(value), "default") };
+  return { node: input, show: (value) => fillIn(input, value === null || value === undefined ? null : JSON.stringify(value), "default") };
 }
 
 // "<c16" as complex128.
