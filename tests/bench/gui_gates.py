@@ -296,6 +296,7 @@ class Light:
         """Subscribe, and acknowledge everything, until cancelled."""
         request = HTTPRequest(f"ws://127.0.0.1:{serve.port}/ws", headers={"Authorization": f"Bearer {TOKEN}"})
         connection = await websocket_connect(request, max_message_size=1 << 28)
+        connection.protocol.stream.set_nodelay(True)  # as browsers do: else acks wait for the kernel's delayed ones
         try:
             await connection.write_message(json.dumps({"type": "hello", "proto": 1, "client": f"light-client-{self.name}"}))
             for topic in (*MAPS, FRAME):
