@@ -81,6 +81,7 @@ class Server:
         self._wake_lock = threading.Lock()
         self._looked = 0.0
         self._later: asyncio.TimerHandle | None = None
+        self.making: dict[tuple[Any, ...], asyncio.Future[bytes]] = {}  # messages that a thread is making just now
         self._count = 0
         self._wanted: set[tuple[str, str | None]] = set()
         self._stopped = False

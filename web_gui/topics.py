@@ -203,14 +203,20 @@ class Hub:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
-    def message(self, view: View, level: wire.Level, rows: tuple[int, int] | None, *, whole: bool, keep: bool = False) -> bytes:
-        """One message, made once for all who want the same. Takes about 1 ms for 512 x 512 values: not for the event loop."""
-        name = (view.key, view.version, level.name, rows, whole, keep)
+    def made(self, name: tuple[Any, ...]) -> bytes | None:
+        """The message of this name, (key, version, name of the level, rows, whole, keep), where it was made before."""
         with self._lock:
             found = self._messages.get(name)
             if found is not None:
                 self._messages.move_to_end(name)
-                return found
+            return found
+
+    def message(self, view: View, level: wire.Level, rows: tuple[int, int] | None, *, whole: bool, keep: bool = False) -> bytes:
+        """One message, made once for all who want the same. Takes about 1 ms for 512 x 512 values: not for the event loop."""
+        name = (view.key, view.version, level.name, rows, whole, keep)
+        found = self.made(name)
+        if found is not None:
+            return found
         values = self.values(view)
         fields, payload = wire.encode(values.array, level, rows, values.span)
         header: dict[str, Any] = {"topic": view.key.topic, "v": view.version, **fields, "whole": whole, "gen": view.gen, "ts": view.t_ms,

@@ -15,8 +15,8 @@ import tornado.websocket
 from libstream.errors import UsageError
 from libstream.web_gui import commands
 from libstream.web_gui.gate import Checked
-from libstream.web_gui.sending import Link, Subscription, acknowledged, due
-from libstream.web_gui.topics import Key
+from libstream.web_gui.sending import Link, Plan, Subscription, acknowledged, due
+from libstream.web_gui.topics import Key, View
 
 if TYPE_CHECKING:
     from libstream.web_gui.server import Server
@@ -248,6 +248,9 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
                     await self._write_texts()
         except (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError):
             return
+        except Exception as exc:  # noqa: BLE001  a page that is told nothing any more must not look alive: it comes back by itself
+            self.server.session.say("error", f"a page was cut off: {type(exc).__name__}: {exc}")
+            self.close(1011, "internal error")
 
     async def _write(self, message: str | bytes, *, binary: bool = False) -> None:
         """Returns when the system has taken it all: a page that does not read holds up its own messages only."""
@@ -280,13 +283,27 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
         if found is None:
             return False
         sub, view, plan = found
-        make = functools.partial(self.server.hub.message, view, plan.level, plan.rows, whole=plan.whole, keep=plan.keep)
-        message = await self.server.call(make) if _size(view.shape) > LARGE else make()
+        message = await self._message(view, plan)
         if self.subs.get(sub.key.topic) is not sub or view.key != sub.key:
             return True  # it wants something else by now
         sub.sent(plan, view, len(message), time.monotonic())
         await self._write(message, binary=True)
         return True
+
+    async def _message(self, view: View, plan: Plan) -> bytes:
+        """What is sent of a view; viewers that want the same wait for one thread that makes it."""
+        make = functools.partial(self.server.hub.message, view, plan.level, plan.rows, whole=plan.whole, keep=plan.keep)
+        if _size(view.shape) <= LARGE:
+            return make()
+        name = (view.key, view.version, plan.level.name, plan.rows, plan.whole, plan.keep)
+        found = self.server.hub.made(name)
+        if found is not None:
+            return found
+        making = self.server.making.get(name)
+        if making is None:
+            making = self.server.making[name] = asyncio.ensure_future(self.server.call(make))
+            making.add_done_callback(lambda _: self.server.making.pop(name))
+        return await asyncio.shield(making)  # whoever goes away leaves it to the others
 
 
 _running: set[asyncio.Task[None]] = set()

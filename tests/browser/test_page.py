@@ -97,12 +97,10 @@ def test_a_typed_radius_moves_the_handle_and_wrong_ones_are_told(adf: Window) ->
 def test_what_is_being_typed_is_not_overwritten(adf: Window) -> None:
     box = adf.page.locator("[data-name=outer] input")
     box.fill("2e")  # not a number yet
-    adf.serve.command("take_control")  # by a script: the state changes, and the form is filled anew
-    adf.serve.command("rename", id="adf", title="Bright ring")
-    adf.serve.command("release_control")
+    adf.js("libstream.link.command('rename', { id: 'adf', title: 'Bright ring' })")  # the state changes, and the form is filled anew
     adf.until("[...document.querySelectorAll('.analyses .title')].some(t => t.textContent === 'Bright ring')")
     assert box.input_value() == "2e"
-    adf.serve.command("rename", id="adf", title="Ring")
+    adf.js("libstream.link.command('rename', { id: 'adf', title: 'Ring' })")
     box.fill("21")
     box.press("Enter")
     adf.settled()
