@@ -79,6 +79,7 @@ export class StatusBar {
 
   progress(run, state, live, ledger) {
     const busy = Boolean(run) && state.run.state === "running";
+    if (busy && !this.app.store.busy && this.word) return; // a drag repeats short runs: what was said stays
     const settled = Object.values(this.app.store.stat.analyses ?? {});
     const least = settled.reduce((m, a) => (m && m.n_done / m.n_total <= a.n_done / a.n_total ? m : a), null);
     const past = live && ledger?.announced ? { n_done: ledger.processed, n_total: ledger.announced } : null;
@@ -95,7 +96,6 @@ export class StatusBar {
     }
     const left = busy && !live ? run.seconds_left : null;
     write(this.left, left > 1 ? `${left < 90 ? `${Math.round(left)} s` : `${Math.round(left / 60)} min`} left` : "");
-    if (state.run.state === "running" && !this.app.store.busy) return;
     const word = RUN_WORDS[state.run.state] ?? "";
     if (word !== this.word) write(this.spoken, word ? `Analyses: ${word}` : "");
     this.word = word;
