@@ -180,6 +180,38 @@ def test_fields_say_what_is_wrong(js: Callable[..., Any]) -> None:
     assert js("fields.js", body, [{"kind": "quantity", "min": 1}, "3 mrad"]) is None
 
 
+def test_what_is_spaced_is_called_at_once_seldom_and_last(js: Callable[..., Any]) -> None:
+    body = """
+        const times = [];
+        const asked = m.spaced(() => times.push(performance.now()), 60);
+        const began = performance.now();
+        let last = 0;
+        while (performance.now() - began < 150) { last = performance.now(); asked(); await new Promise(done => setTimeout(done, 5)); }
+        await new Promise(done => setTimeout(done, 120));
+        return [times.length, times[0] - began, Math.min(...times.slice(1).map((t, i) => t - times[i])), times.at(-1) >= last];
+    """
+    n, first, least, told = js("dom.js", body)
+    assert 2 <= n <= 5
+    assert first < 20
+    assert least >= 59
+    assert told, "the last call was lost"
+
+
+def test_what_is_the_same_is_not_set_anew(js: Callable[..., Any]) -> None:
+    body = """
+        const node = m.el("p", { text: "7" });
+        let changes = 0;
+        const seen = new MutationObserver((list) => (changes += list.length));
+        seen.observe(node, { attributes: true, childList: true, characterData: true, subtree: true });
+        for (const value of [7, "7", 8]) { m.write(node, value); m.put(node, "data-value", value); }
+        changes += seen.takeRecords().length;
+        return [changes, node.textContent, node.getAttribute("data-value")];
+    """
+    changes, text, attribute = js("dom.js", body)
+    assert (text, attribute) == ("8", "8")
+    assert changes <= 4, "one text, two attributes; a text may be two changes"
+
+
 def test_positions_are_physical(js: Callable[..., Any]) -> None:
     axes = [
         {"name": "y", "size": 9, "step": 0.5, "offset": 1, "unit": "nm"},
