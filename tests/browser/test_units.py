@@ -180,6 +180,25 @@ def test_fields_say_what_is_wrong(js: Callable[..., Any]) -> None:
     assert js("fields.js", body, [{"kind": "quantity", "min": 1}, "3 mrad"]) is None
 
 
+def test_a_picture_is_drawn_when_it_comes_and_once_a_frame_of_the_screen(js: Callable[..., Any]) -> None:
+    fields, payload = wire.encode(np.zeros((4, 5), np.float32), wire.EXACT, None, (0.0, 0.0))
+    head = {"topic": "t", **fields, "whole": True, "gen": 1, "ts": 0, "final": False}
+    three = [base64.b64encode(wire.pack({**head, "v": v}, payload)).decode() for v in (1, 2, 3)]
+    body = """
+        const link = new m.Link("ws://nowhere");
+        const [drawn, acks] = [[], []];
+        link.send = (message) => message.type === "ack" && acks.push(message.v);
+        link.subscribe("t", () => drawn.push(link.array("t").header.v));
+        for (const text of a) link.binary(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+        const at_once = [[...drawn], [...acks]];
+        await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+        return [at_once, [drawn, acks]];
+    """
+    at_once, later = js("link.js", body, three)
+    assert at_once == [[1], [1]]
+    assert later == [[1, 3], [1, 3]]
+
+
 def test_what_is_spaced_is_called_at_once_seldom_and_last(js: Callable[..., Any]) -> None:
     body = """
         const times = [];
