@@ -235,7 +235,7 @@ class Viewer(Checked, tornado.websocket.WebSocketHandler):
             while True:
                 wait = min((w for s in self.subs.values() if (w := s.refine_in(time.monotonic())) is not None), default=None)
                 later = None if wait is None else asyncio.get_running_loop().call_later(wait, self._event.set)
-                await self._event.wait()  # wait_for makes a task each time: half of what this loop costs
+                await self._event.wait()  # wait_for would make a task each time
                 if later is not None:
                     later.cancel()
                 self._event.clear()
